@@ -1,0 +1,42 @@
+# Two commands: `make demo` and `make test`. Both set up a virtual environment in .venv first and reuse it
+# as long as pyproject.toml has not changed. Nothing is installed outside this folder.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DEMO_READY := $(VENV)/demo-ready
+WORKERS ?= auto
+
+.PHONY: demo test lint bench clean setup
+
+demo: $(DEMO_READY)
+	$(BIN)/dcnlab demo
+
+test: $(READY) lint
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/dcnlab bench ops
+
+setup: $(READY)
+
+$(BIN)/python:
+	$(PYTHON) -c "import sys; sys.exit('dcnlab needs Python 3.11 or newer; set PYTHON=...') if sys.version_info < (3, 11) else None"
+	$(PYTHON) -m venv $(VENV)
+
+# The demo needs only the run-time dependencies; a full set-up serves it too.
+$(DEMO_READY): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(READY): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@ $(DEMO_READY)
+
+clean:
+	rm -rf $(VENV) dcnlab-demo

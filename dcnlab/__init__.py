@@ -1,0 +1,1 @@
+"""dcnlab: understand, check and run deformable convolution."""

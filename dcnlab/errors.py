@@ -1,0 +1,5 @@
+"""The library's own exceptions; everything else is a plain ValueError or TypeError."""
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend asked for cannot run here. The message says what is missing and the line that brings it."""

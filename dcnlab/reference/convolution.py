@@ -1,0 +1,169 @@
+"""Regular and depthwise convolution, NCHW, forward and backward: the operators that deformable ones grow from.
+
+Their samples stand on pixels, so a tap's samples are a strided slice of the padded image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from dcnlab.arrays import Array, array_module, blocks
+from dcnlab.geometry import IntOrPair, Pair, output_size, pair, tap_positions
+from dcnlab.reference.combine import combine, combine_backward, weight_from_matrix, weight_matrix
+
+
+class ConvGrads(NamedTuple):
+    """Gradients of a convolution, each in the shape of its argument; None for an absent bias."""
+
+    input: Array
+    weight: Array
+    bias: Array | None
+
+
+class _Windows:
+    """The strided slices of a padded image that the taps of a convolution read."""
+
+    def __init__(
+        self, input_size: Pair, kernel_size: Pair, stride: IntOrPair, padding: IntOrPair, dilation: IntOrPair
+    ) -> None:
+        self.size = output_size(input_size, kernel_size, stride, padding, dilation)
+        self.stride, self.padding = pair(stride, "stride", 1), pair(padding, "padding", 0)
+        self.starts = tap_positions(kernel_size, dilation).tolist()
+        self.input_size = input_size
+
+    def pad(self, image: Array) -> Array:
+        """Return (..., H, W) images with zeros around them."""
+        (ph, pw), xp = self.padding, array_module(image)
+        return xp.pad(image, [(0, 0)] * (image.ndim - 2) + [(ph, ph), (pw, pw)])
+
+    def crop(self, padded: Array) -> Array:
+        """Undo `pad`."""
+        (ph, pw), (height, width) = self.padding, self.input_size
+        return padded[..., ph : ph + height, pw : pw + width]
+
+    def taps(self, rows: slice | None = None) -> Iterator[tuple[int, tuple[slice, slice]]]:
+        """Yield each tap's number and the slices of the padded image that it reads for some output rows."""
+        (sy, sx), rows = self.stride, rows or slice(0, self.size[0])
+        for tap, (y, x) in enumerate(self.starts):
+            yield (
+                tap,
+                (
+                    slice(y + sy * rows.start, y + sy * (rows.stop - 1) + 1, sy),
+                    slice(x, x + sx * (self.size[1] - 1) + 1, sx),
+                ),
+            )
+
+    def columns(self, padded: Array, rows: slice) -> Array:
+        """Return the columns (pixels, K, C) of some output rows of one padded image (C, Hp, Wp): im2col."""
+        xp = array_module(padded)
+        shape = (rows.stop - rows.start, self.size[1], len(self.starts), len(padded))
+        columns = xp.empty(shape, padded.dtype)
+        for tap, (ys, xs) in self.taps(rows):
+            columns[:, :, tap] = padded[:, ys, xs].transpose(1, 2, 0)
+        return columns.reshape(-1, *shape[2:])
+
+    def row_bytes(self, channels: int, itemsize: int) -> int:
+        """Return the workspace of the columns of one output row."""
+        return self.size[1] * len(self.starts) * channels * itemsize
+
+
+def conv2d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+) -> Array:
+    """Return the convolution of NCHW `input`; arguments as in `dcnlab.conv2d`, not checked here."""
+    xp = array_module(input)
+    n, channels = input.shape[:2]
+    windows = _Windows(input.shape[2:], weight.shape[2:], stride, padding, dilation)
+    matrix = weight_matrix(weight, channels // weight.shape[1])
+    height, width = windows.size
+    output = xp.empty((n, len(weight), height, width), input.dtype)
+    for image in range(n):
+        padded = windows.pad(input[image])
+        for rows in blocks(height, windows.row_bytes(channels, input.dtype.itemsize)):
+            block = combine(windows.columns(padded, rows), matrix)
+            output[image, :, rows] = block.reshape(len(weight), -1, width)
+    if bias is not None:
+        output += bias[:, None, None]
+    return output
+
+
+def conv2d_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+) -> ConvGrads:
+    """Return the gradients of sum(output * grad_output): each tap's column gradient goes back to its slice."""
+    xp = array_module(input)
+    n, channels = input.shape[:2]
+    windows = _Windows(input.shape[2:], weight.shape[2:], stride, padding, dilation)
+    matrix = weight_matrix(weight, channels // weight.shape[1])
+    grad_input, grad_matrix = xp.empty_like(input), xp.zeros_like(matrix)
+    for image in range(n):
+        padded = windows.pad(input[image])
+        grad_padded = xp.zeros_like(padded)
+        for rows in blocks(windows.size[0], 2 * windows.row_bytes(channels, input.dtype.itemsize)):
+            arriving = grad_output[image, :, rows].reshape(len(weight), -1)
+            grad = combine_backward(arriving, windows.columns(padded, rows), matrix, grad_matrix)
+            grad = grad.reshape(rows.stop - rows.start, windows.size[1], *grad.shape[1:])  # (rows, Wo, K, C)
+            for tap, (ys, xs) in windows.taps(rows):
+                grad_padded[:, ys, xs] += grad[:, :, tap].transpose(2, 0, 1)
+        grad_input[image] = windows.crop(grad_padded)
+    return ConvGrads(
+        input=grad_input,
+        weight=weight_from_matrix(grad_matrix, weight.shape),
+        bias=None if bias is None else grad_output.sum(axis=(0, 2, 3)),
+    )
+
+
+def depthwise_conv2d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+) -> Array:
+    """Return the depthwise convolution of NCHW `input`; arguments as in `dcnlab.depthwise_conv2d`."""
+    xp = array_module(input)
+    windows = _Windows(input.shape[2:], weight.shape[2:], stride, padding, dilation)
+    padded, taps = windows.pad(input), weight.reshape(len(weight), -1)
+    output = xp.zeros((*input.shape[:2], *windows.size), input.dtype)
+    for tap, (ys, xs) in windows.taps():
+        output += taps[:, tap, None, None] * padded[:, :, ys, xs]
+    if bias is not None:
+        output += bias[:, None, None]
+    return output
+
+
+def depthwise_conv2d_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+) -> ConvGrads:
+    """Return the gradients of sum(output * grad_output)."""
+    xp = array_module(input)
+    windows = _Windows(input.shape[2:], weight.shape[2:], stride, padding, dilation)
+    padded, taps = windows.pad(input), weight.reshape(len(weight), -1)
+    grad_padded, grad_taps = xp.zeros_like(padded), xp.empty_like(taps)
+    for tap, (ys, xs) in windows.taps():
+        grad_padded[:, :, ys, xs] += taps[:, tap, None, None] * grad_output
+        grad_taps[:, tap] = xp.einsum("ncyx,ncyx->c", padded[:, :, ys, xs], grad_output)
+    return ConvGrads(
+        input=xp.ascontiguousarray(windows.crop(grad_padded)),
+        weight=grad_taps.reshape(weight.shape),
+        bias=None if bias is None else grad_output.sum(axis=(0, 2, 3)),
+    )
