@@ -1,1 +1,106 @@
-"""dcnlab: understand, check and run deformable convolution."""
+"""dcnlab: understand, check and run deformable convolution.
+
+Everything public is imported from here, on first use: `import dcnlab` itself loads little more than NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dcnlab.errors import BackendUnavailable
+
+__version__ = "0.1.0"
+
+# Where each public name lives. Submodules (dcnlab.viz, ...) come the same way.
+_HOMES = {
+    "dcnlab.backends": ["use_backend"],
+    "dcnlab.explain": ["explain_pixel"],
+    "dcnlab.geometry": [
+        "SamplingGrid",
+        "output_size",
+        "sampling_grid",
+        "sampling_modulation",
+        "sampling_positions",
+        "tap_positions",
+    ],
+    "dcnlab.gradients": ["gradcheck"],
+    "dcnlab.info": ["show_config"],
+    "dcnlab.layouts": ["dcnv2_from_dcnv3", "dcnv3_from_dcnv2"],
+    "dcnlab.modulation": [
+        "normalise_modulation",
+        "normalise_modulation_backward",
+        "sigmoid",
+        "sigmoid_backward",
+        "softmax",
+        "softmax_backward",
+        "twice_sigmoid",
+        "twice_sigmoid_backward",
+    ],
+    "dcnlab.ops.deformable": ["dcnv3", "dcnv3_backward", "deform_conv2d", "deform_conv2d_backward"],
+    "dcnlab.ops.dense": [
+        "conv2d",
+        "conv2d_backward",
+        "depthwise_conv2d",
+        "depthwise_conv2d_backward",
+        "linear",
+        "linear_backward",
+    ],
+    "dcnlab.reference.deformable": ["DCNv3Grads", "DeformConv2dGrads"],
+    "dcnlab.reference.sampling": ["sampling_matrix"],
+}
+_SUBMODULES = ("reference", "viz")
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["BackendUnavailable", "__version__", *sorted(_HOME), *_SUBMODULES]
+
+if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from dcnlab import reference as reference
+    from dcnlab import viz as viz
+    from dcnlab.backends import use_backend as use_backend
+    from dcnlab.explain import explain_pixel as explain_pixel
+    from dcnlab.geometry import SamplingGrid as SamplingGrid
+    from dcnlab.geometry import output_size as output_size
+    from dcnlab.geometry import sampling_grid as sampling_grid
+    from dcnlab.geometry import sampling_modulation as sampling_modulation
+    from dcnlab.geometry import sampling_positions as sampling_positions
+    from dcnlab.geometry import tap_positions as tap_positions
+    from dcnlab.gradients import gradcheck as gradcheck
+    from dcnlab.info import show_config as show_config
+    from dcnlab.layouts import dcnv2_from_dcnv3 as dcnv2_from_dcnv3
+    from dcnlab.layouts import dcnv3_from_dcnv2 as dcnv3_from_dcnv2
+    from dcnlab.modulation import normalise_modulation as normalise_modulation
+    from dcnlab.modulation import normalise_modulation_backward as normalise_modulation_backward
+    from dcnlab.modulation import sigmoid as sigmoid
+    from dcnlab.modulation import sigmoid_backward as sigmoid_backward
+    from dcnlab.modulation import softmax as softmax
+    from dcnlab.modulation import softmax_backward as softmax_backward
+    from dcnlab.modulation import twice_sigmoid as twice_sigmoid
+    from dcnlab.modulation import twice_sigmoid_backward as twice_sigmoid_backward
+    from dcnlab.ops.deformable import dcnv3 as dcnv3
+    from dcnlab.ops.deformable import dcnv3_backward as dcnv3_backward
+    from dcnlab.ops.deformable import deform_conv2d as deform_conv2d
+    from dcnlab.ops.deformable import deform_conv2d_backward as deform_conv2d_backward
+    from dcnlab.ops.dense import conv2d as conv2d
+    from dcnlab.ops.dense import conv2d_backward as conv2d_backward
+    from dcnlab.ops.dense import depthwise_conv2d as depthwise_conv2d
+    from dcnlab.ops.dense import depthwise_conv2d_backward as depthwise_conv2d_backward
+    from dcnlab.ops.dense import linear as linear
+    from dcnlab.ops.dense import linear_backward as linear_backward
+    from dcnlab.reference.deformable import DCNv3Grads as DCNv3Grads
+    from dcnlab.reference.deformable import DeformConv2dGrads as DeformConv2dGrads
+    from dcnlab.reference.sampling import sampling_matrix as sampling_matrix
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"dcnlab.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'dcnlab' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

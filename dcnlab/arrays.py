@@ -14,7 +14,7 @@ FLOAT_TYPES = ("float32", "float64")
 
 # Columns of one block: large enough that BLAS and the sparse product run at full speed, small enough to stay
 # in the cache between them and to bound the workspace whatever the size of the image.
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 16 * 2**20
 
 
 def is_cupy(array: Array) -> bool:
@@ -83,14 +83,16 @@ def require_shape(operator: str, name: str, array: Array, formula: str, expected
         raise ValueError(f"{operator}: {name} must have shape {shown}, got {tuple(array.shape)}")
 
 
-def blocks(length: int, bytes_each: int) -> Iterator[slice]:
-    """Cut `range(length)` into slices whose workspace stays near `BLOCK_BYTES`, given the bytes of one item.
+def blocks(length: int, bytes_each: int, bytes_block: int | None = None) -> Iterator[slice]:
+    """Cut `range(length)` into slices whose workspace stays near `bytes_block`, given the bytes of one item.
+
+    `bytes_block` is `BLOCK_BYTES` unless given.
 
     >>> [(b.start, b.stop) for b in blocks(5, BLOCK_BYTES // 2)]
     [(0, 2), (2, 4), (4, 5)]
     """
     # Equal parts: a short last block would cost almost as much as a full one.
-    count = max(1, -(-length * bytes_each // BLOCK_BYTES))
+    count = max(1, -(-length * bytes_each // (bytes_block or BLOCK_BYTES)))
     step = max(1, -(-length // count))
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))

@@ -154,19 +154,21 @@ class SamplingGrid:
         """The number of offset groups G."""
         return int(self.offset.shape[2])
 
-    def block(self, image: int, pixels: slice) -> tuple[Array, Array]:
+    def block(self, image: int, pixels: slice) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Return the positions of some output pixels of one image in two parts that are never added.
 
         Returns
         -------
-        base : (pixels, 1, K, 2) int32
-        displacement : (pixels, G, K, 2) float
+        base : (y, x), each (pixels, 1, K) int32
+        displacement : (y, x), each (pixels, G, K) float
         """
-        base = self.pixels[pixels, None, None] + self.taps
+        y, x = ((self.pixels[pixels, None, axis] + self.taps[:, axis])[:, None] for axis in (0, 1))
         offset = self.offset[image, pixels]
-        if self.offset_scale == 1.0:
-            return base, offset
-        return base, self.residual.astype(offset.dtype) + self.offset_scale * offset
+        dy, dx = offset[..., 0], offset[..., 1]
+        if self.offset_scale != 1.0:
+            residual = self.residual.astype(offset.dtype)
+            dy, dx = residual[:, 0] + self.offset_scale * dy, residual[:, 1] + self.offset_scale * dx
+        return (y, x), (dy, dx)
 
     def regular(self) -> Array:
         """Return the positions of the undeformed grid (offset 0), (Ho, Wo, K, 2) float64."""
@@ -233,11 +235,12 @@ def sampling_grid(
     centre = np.array([dil_h * (kh - 1) // 2, dil_w * (kw - 1) // 2])
     scaled = centre + offset_scale * (taps - centre)  # where the regular taps stand, in pixels
     whole = np.round(scaled)
-    oy, ox = np.divmod(np.arange(size[0] * size[1]), max(size[1], 1))
-    pixels = np.stack([oy * s[0] - p[0], ox * s[1] - p[1]], axis=-1)
+    pixels = np.empty((*size, 2), np.int32)
+    pixels[..., 0] = (np.arange(size[0]) * s[0] - p[0])[:, None]
+    pixels[..., 1] = np.arange(size[1]) * s[1] - p[1]
     return SamplingGrid(
         output_size=(size[0], size[1]),
-        pixels=xp.asarray(pixels, dtype=xp.int32),
+        pixels=xp.asarray(pixels.reshape(-1, 2)),
         taps=xp.asarray(whole, dtype=xp.int32),
         residual=xp.asarray(scaled - whole),
         offset=view,

@@ -12,47 +12,44 @@ from dcnlab.arrays import Array, array_module
 
 
 def weight_matrix(weight: Array, groups: int) -> Array:
-    """Return weights (O, C/groups, kh, kw) as matrices (groups, K*C/groups, O/groups), in the order of columns."""
+    """Return weights (O, C/groups, kh, kw) as matrices (groups, O/groups, K*C/groups), in the order of columns."""
     xp = array_module(weight)
     out, per_group, kh, kw = weight.shape
     split = weight.reshape(groups, out // groups, per_group, kh * kw)
-    return xp.ascontiguousarray(split.transpose(0, 3, 2, 1)).reshape(
-        groups, kh * kw * per_group, out // groups
-    )
+    return xp.ascontiguousarray(split.swapaxes(2, 3)).reshape(groups, out // groups, kh * kw * per_group)
 
 
 def weight_from_matrix(matrix: Array, shape: tuple[int, ...]) -> Array:
     """Return matrices made by `weight_matrix` as weights of the given shape (O, C/groups, kh, kw)."""
-    groups, _, out = matrix.shape
-    split = matrix.reshape(groups, math.prod(shape[2:]), shape[1], out)
-    return array_module(matrix).ascontiguousarray(split.transpose(0, 3, 2, 1)).reshape(shape)
+    groups, out, _ = matrix.shape
+    split = matrix.reshape(groups, out, math.prod(shape[2:]), shape[1])
+    return array_module(matrix).ascontiguousarray(split.swapaxes(2, 3)).reshape(shape)
 
 
-def combine(columns: Array, matrix: Array) -> Array:
-    """Return the outputs (O, pixels) of columns (pixels, K, C): y_o = sum over taps and channels of w * column."""
-    grouped = _by_group(columns, len(matrix))
-    return (matrix.swapaxes(1, 2) @ grouped.swapaxes(1, 2)).reshape(-1, len(columns))
+def combine(columns: Array, transposed: Array) -> Array:
+    """Return the outputs (pixels, O) of columns (pixels, K, C): y_o = sum over taps and channels of w * column.
 
-
-def combine_backward(grad_output: Array, columns: Array, matrix: Array, grad_matrix: Array) -> Array:
-    """Return the gradient of the columns and add that of the weights to `grad_matrix`.
-
-    Parameters
-    ----------
-    grad_output : (O, pixels)
-    columns : (pixels, K, C)
-    matrix, grad_matrix : (groups, K*C/groups, O/groups)
-
-    Returns
-    -------
-    (pixels, K, C)
+    `transposed` is `transpose(weight_matrix(...))`, (groups, K*C/groups, O/groups).
     """
-    groups, pixels, taps = len(matrix), len(columns), columns.shape[1]
-    arriving = grad_output.reshape(groups, -1, pixels)
-    grad_matrix += _by_group(columns, groups).swapaxes(1, 2) @ arriving.swapaxes(1, 2)
-    grad_grouped = arriving.swapaxes(1, 2) @ matrix.swapaxes(1, 2)  # (groups, pixels, K*C/groups)
-    grad = grad_grouped.reshape(groups, pixels, taps, -1).transpose(1, 2, 0, 3)
-    return grad.reshape(columns.shape)
+    outputs = _by_group(columns, len(transposed)) @ transposed  # (groups, pixels, O/groups)
+    return outputs.swapaxes(0, 1).reshape(len(columns), -1)
+
+
+def transpose(matrix: Array) -> Array:
+    """Return the weight matrices transposed and contiguous: BLAS is about 4 % faster than on a transposed view."""
+    return array_module(matrix).ascontiguousarray(matrix.swapaxes(1, 2))
+
+
+def weight_gradient(grad_output: Array, columns: Array, groups: int) -> Array:
+    """Return the gradient of `weight_matrix(weight, groups)` from grad_output (O, pixels) and the columns."""
+    return grad_output.reshape(groups, -1, len(columns)) @ _by_group(columns, groups)
+
+
+def column_gradient(grad_output: Array, matrix: Array, taps: int) -> Array:
+    """Return the gradient of the columns, (pixels, K, C), from grad_output (O, pixels) and the weight matrix."""
+    groups, pixels = len(matrix), grad_output.shape[1]
+    grad = grad_output.reshape(groups, -1, pixels).swapaxes(1, 2) @ matrix  # (groups, pixels, K*C/groups)
+    return grad.reshape(groups, pixels, taps, -1).transpose(1, 2, 0, 3).reshape(pixels, taps, -1)
 
 
 def _by_group(columns: Array, groups: int) -> Array:

@@ -10,7 +10,14 @@ from typing import NamedTuple
 
 from dcnlab.arrays import Array, array_module, blocks
 from dcnlab.geometry import IntOrPair, Pair, output_size, pair, tap_positions
-from dcnlab.reference.combine import combine, combine_backward, weight_from_matrix, weight_matrix
+from dcnlab.reference.combine import (
+    column_gradient,
+    combine,
+    transpose,
+    weight_from_matrix,
+    weight_gradient,
+    weight_matrix,
+)
 
 
 class ConvGrads(NamedTuple):
@@ -80,14 +87,14 @@ def conv2d(
     xp = array_module(input)
     n, channels = input.shape[:2]
     windows = _Windows(input.shape[2:], weight.shape[2:], stride, padding, dilation)
-    matrix = weight_matrix(weight, channels // weight.shape[1])
+    transposed = transpose(weight_matrix(weight, channels // weight.shape[1]))
     height, width = windows.size
     output = xp.empty((n, len(weight), height, width), input.dtype)
     for image in range(n):
         padded = windows.pad(input[image])
         for rows in blocks(height, windows.row_bytes(channels, input.dtype.itemsize)):
-            block = combine(windows.columns(padded, rows), matrix)
-            output[image, :, rows] = block.reshape(len(weight), -1, width)
+            block = combine(windows.columns(padded, rows), transposed)
+            output[image, :, rows] = block.T.reshape(len(weight), -1, width)
     if bias is not None:
         output += bias[:, None, None]
     return output
@@ -111,9 +118,10 @@ def conv2d_backward(
     for image in range(n):
         padded = windows.pad(input[image])
         grad_padded = xp.zeros_like(padded)
-        for rows in blocks(windows.size[0], 2 * windows.row_bytes(channels, input.dtype.itemsize)):
+        for rows in blocks(windows.size[0], windows.row_bytes(channels, input.dtype.itemsize)):
             arriving = grad_output[image, :, rows].reshape(len(weight), -1)
-            grad = combine_backward(arriving, windows.columns(padded, rows), matrix, grad_matrix)
+            grad_matrix += weight_gradient(arriving, windows.columns(padded, rows), len(matrix))
+            grad = column_gradient(arriving, matrix, len(windows.starts))
             grad = grad.reshape(rows.stop - rows.start, windows.size[1], *grad.shape[1:])  # (rows, Wo, K, C)
             for tap, (ys, xs) in windows.taps(rows):
                 grad_padded[:, ys, xs] += grad[:, :, tap].transpose(2, 0, 1)

@@ -15,7 +15,14 @@ from typing import NamedTuple
 
 from dcnlab.arrays import Array, array_module, blocks
 from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid, sampling_modulation
-from dcnlab.reference.combine import combine, combine_backward, weight_from_matrix, weight_matrix
+from dcnlab.reference.combine import (
+    column_gradient,
+    combine,
+    transpose,
+    weight_from_matrix,
+    weight_gradient,
+    weight_matrix,
+)
 from dcnlab.reference.sampling import Cells, Frame, sample_gradients
 
 CELL_BYTES = 64  # workspace of one sample: its index, fractions, weights and entries of the matrix
@@ -53,7 +60,7 @@ def deform_conv2d(
     xp = array_module(input)
     grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
     modulation = _flat_modulation(mask, grid, "deform_conv2d")
-    matrix = weight_matrix(weight, input.shape[1] // weight.shape[1])
+    transposed = transpose(weight_matrix(weight, input.shape[1] // weight.shape[1]))
     n, channels_out = len(input), len(weight)
     pixels, taps = grid.pixels.shape[0], grid.taps.shape[0]
     output = xp.empty((n, channels_out, pixels), input.dtype)
@@ -62,9 +69,8 @@ def deform_conv2d(
         for block in blocks(pixels, _column_bytes(input.shape[1], input, grid)):
             cells, m = _locate_columns(frame, grid, modulation, image, block)
             columns = (frame.matrix(cells, m, taps=1) @ frame.rows).reshape(-1, taps, input.shape[1])
-            output[image, :, block] = combine(columns, matrix)
-    if bias is not None:
-        output += bias[:, None]
+            combined = combine(columns, transposed)  # (pixels, O)
+            output[image, :, block] = combined.T if bias is None else combined.T + bias[:, None]
     return output.reshape(n, channels_out, *grid.output_size)
 
 
@@ -101,11 +107,13 @@ def deform_conv2d_backward(
         frame = Frame(input[image].transpose(1, 2, 0), grid.groups)
         grad_rows = xp.zeros_like(frame.rows)
         arriving = grad_output[image].reshape(len(weight), pixels)
-        for block in blocks(pixels, 2 * _column_bytes(channels, input, grid)):
+        for block in blocks(pixels, _column_bytes(channels, input, grid)):
             cells, m = _locate_columns(frame, grid, modulation, image, block)
             sampling = frame.matrix(cells, m, taps=1)
             columns = (sampling @ frame.rows).reshape(-1, taps, channels)
-            grad_columns = combine_backward(arriving[:, block], columns, matrix, grad_matrix)
+            grad_matrix += weight_gradient(arriving[:, block], columns, len(matrix))
+            del columns  # as large as what comes next, which then takes its place in memory
+            grad_columns = column_gradient(arriving[:, block], matrix, taps)
             grad_columns = grad_columns.reshape(-1, frame.rows.shape[1])  # one row a sample
             grad_rows += sampling.T @ grad_columns
             dots = frame.corner_dots(Cells(*(part.reshape(-1, 1) for part in cells)), grad_columns)
@@ -240,10 +248,11 @@ def _locate_columns(
 ) -> tuple[Cells, Array | None]:
     """Return the same as (pixels, K, G): im2col order, all channels of a tap together."""
     xp = array_module(frame.rows)
-    base, displacement = grid.block(image, block)
+    (y, x), (dy, dx) = grid.block(image, block)
     m = None if modulation is None else xp.ascontiguousarray(modulation[image, block].swapaxes(1, 2))
     group = xp.arange(grid.groups, dtype=frame.index_type)
-    return frame.locate(base.swapaxes(1, 2), displacement.swapaxes(1, 2), group, m), m
+    base = y.swapaxes(1, 2), x.swapaxes(1, 2)
+    return frame.locate(base, (dy.swapaxes(1, 2), dx.swapaxes(1, 2)), group, m), m
 
 
 def _column_bytes(channels: int, input: Array, grid: SamplingGrid) -> int:

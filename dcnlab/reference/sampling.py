@@ -30,10 +30,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from dcnlab.arrays import Array, array_module, sparse_module
+from dcnlab.arrays import Array, array_module, blocks, sparse_module
 
 # Displacements beyond this many pixels are outside every image; the bound keeps them within int32.
 FAR = 2**30
+
+# Corners are gathered a few at a time, so that they are still in the cache when they are multiplied.
+CORNER_BYTES = 2**20
 
 
 class Cells(NamedTuple):
@@ -76,28 +79,32 @@ class Frame:
         self.index_type = xp.int32 if len(self.rows) < 2**31 else xp.int64
 
     def locate(
-        self, base: Array, displacement: Array, group: Array, modulation: Array | None = None
+        self,
+        base: tuple[Array, Array],
+        displacement: tuple[Array, Array],
+        group: Array,
+        modulation: Array | None = None,
     ) -> Cells:
         """Return the cells of the samples at ``base + displacement``.
 
         Parameters
         ----------
-        base : (..., 2) int32
-            Integer part of the positions, last axis (y, x); broadcasts against `displacement`.
-        displacement : (..., 2) float
-        group : (...) int
-            Channel group of each sample; broadcasts likewise.
-        modulation : (...) or None
+        base : (y, x), int32
+            Integer parts of the positions; all arrays broadcast against each other.
+        displacement : (y, x), float
+        group : int
+            Channel group of each sample.
+        modulation : float or None
             Only looked at for NaN.
         """
-        xp = array_module(displacement)
-        dy, dx = (xp.ascontiguousarray(displacement[..., axis]) for axis in (0, 1))
+        xp = array_module(displacement[0])
+        dy, dx = xp.ascontiguousarray(displacement[0]), xp.ascontiguousarray(displacement[1])
         unusable = _unusable(dy, dx, modulation)
         if unusable is not None:
             nan, lost = unusable
             dy, dx = xp.where(lost, 0, dy), xp.where(lost, 0, dx)
-        row, ly = _split(base[..., 0], dy, self.index_type)
-        column, lx = _split(base[..., 1], dx, self.index_type)
+        row, ly = _split(base[0], dy, self.index_type)
+        column, lx = _split(base[1], dx, self.index_type)
         inside = _inside(row, ly, self.height) & _inside(column, lx, self.width)
         if unusable is not None:
             inside &= ~lost
@@ -108,7 +115,8 @@ class Frame:
         index = xp.where(
             inside, row + self.corners[3], self.index_type(self.nowhere)
         )  # (y, x) stands at (y+1, x+1)
-        return Cells(index + group, ly, lx)
+        index += group
+        return Cells(index, ly, lx)
 
     def matrix(self, cells: Cells, modulation: Array | None, taps: int) -> Any:
         """Return the sparse sampling matrix S, (samples/taps, len(self.rows)), with 4*taps entries a row.
@@ -118,8 +126,7 @@ class Frame:
         """
         xp = array_module(cells.ly)
         weights = xp.stack(corner_weights(cells, modulation), axis=-1)
-        step = xp.asarray(self.corners, dtype=self.index_type)
-        columns = cells.index[..., None] + step
+        columns = xp.stack([cells.index + self.index_type(step) for step in self.corners], axis=-1)
         starts = xp.arange(0, columns.size + 1, 4 * taps, dtype=self.index_type)
         shape = (cells.index.size // taps, len(self.rows))
         return sparse_module(xp).csr_matrix((weights.reshape(-1), columns.reshape(-1), starts), shape=shape)
@@ -137,10 +144,14 @@ class Frame:
             What arrives from above at the sum of each row's taps.
         """
         xp = array_module(grad)
-        dots = []
-        for step in self.corners:
-            corner = self.rows.take(cells.index + step, axis=0)  # (rows, taps, C/G)
-            dots.append(xp.einsum("rtc,rc->rt", corner, grad))
+        dots = [xp.empty(cells.index.shape, grad.dtype) for _ in self.corners]
+        row_bytes = cells.index.shape[1] * self.rows.shape[1] * grad.dtype.itemsize
+        for rows in blocks(len(grad), row_bytes, CORNER_BYTES):
+            for step, dot in zip(self.corners, dots, strict=True):
+                corner = self.rows.take(
+                    cells.index[rows] + self.index_type(step), axis=0
+                )  # (rows, taps, C/G)
+                dot[rows] = xp.einsum("rtc,rc->rt", corner, grad[rows])
         return dots
 
     def crop(self, grad_rows: Array) -> Array:
@@ -212,8 +223,8 @@ def sampling_matrix(positions: Array, modulation: Array | None, height: int, wid
         raise ValueError(f"modulation must have shape {positions.shape[:-1]}, got {tuple(modulation.shape)}")
     frame = Frame(xp.zeros((height, width, 1), positions.dtype), groups=1)
     weight = None if modulation is None else modulation.reshape(-1)
-    zero = xp.zeros(2, xp.int32)
-    cells = frame.locate(zero, positions.reshape(-1, 2), zero[0], weight)
+    zero, flat = xp.zeros(1, xp.int32), positions.reshape(-1, 2)
+    cells = frame.locate((zero, zero), (flat[:, 0], flat[:, 1]), zero, weight)
     if bool(xp.isnan(cells.ly).any()):
         raise ValueError("positions and modulation must not be NaN: a NaN has no column to stand in")
     column = xp.arange(height * width)
@@ -226,11 +237,9 @@ def sampling_matrix(positions: Array, modulation: Array | None, height: int, wid
 def _unusable(dy: Array, dx: Array, modulation: Array | None) -> tuple[Array, Array] | None:
     """Return which samples are NaN, and which are NaN or too far to number; None in the common case of neither."""
     xp = array_module(dy)
-    # A NaN fails every comparison. One cheap pass decides whether the careful ones are needed.
-    usable = (abs(dy) < FAR).all() & (abs(dx) < FAR).all()
-    if modulation is not None:
-        usable &= (modulation == modulation).all()
-    if bool(usable):
+    # Two cheap reductions decide whether the careful tests are needed: a NaN fails every comparison.
+    usable = all(d.size == 0 or (d.max() < FAR and d.min() > -FAR) for d in (dy, dx))
+    if usable and (modulation is None or modulation.size == 0 or modulation.max() == modulation.max()):
         return None
     nan = xp.isnan(dy) | xp.isnan(dx)
     if modulation is not None:
@@ -240,11 +249,15 @@ def _unusable(dy: Array, dx: Array, modulation: Array | None) -> tuple[Array, Ar
 
 def _split(base: Array, displacement: Array, index_type: Any) -> tuple[Array, Array]:
     """Return the cell floor(base + displacement) and the fraction inside it, without ever adding the two."""
-    xp = array_module(displacement)
-    below = xp.floor(displacement)
+    below = array_module(displacement).floor(displacement)
     return base + below.astype(index_type), displacement - below
 
 
 def _inside(cell: Array, fraction: Array, size: int) -> Array:
-    """Return whether -1 < cell + fraction < size, for fractions in [0, 1]."""
-    return (cell + (fraction > 0) >= 0) & (cell < size)
+    """Return whether -1 < cell + fraction < size, for fractions in [0, 1].
+
+    One comparison does for both ends: a negative number, read as unsigned, is huge. It lets cell = size with
+    fraction 0 pass, which is harmless: both corners of that cell are zeros of the frame.
+    """
+    above = cell + (fraction > 0)
+    return above.view(f"uint{8 * above.dtype.itemsize}") <= size
