@@ -129,7 +129,7 @@ def deform_conv2d_backward(
         offset=grad_offset.reshape(offset.shape),
         weight=weight_from_matrix(grad_matrix, weight.shape),
         bias=None if bias is None else grad_output.sum(axis=(0, 2, 3)),
-        mask=None if mask is None else grad_mask.reshape(mask.shape),
+        mask=None if grad_mask is None or mask is None else grad_mask.reshape(mask.shape),
     )
 
 
