@@ -1,8 +1,8 @@
 """Offsets and masks carried over between DCNv2's and DCNv3's published layouts.
 
-DCNv3 is DCNv2 with groups = C, one all-ones weight a channel and no bias (FACTS checked to 2e-15), so the same
-sampling points can be written either way: only the tap order, the order within the pair, the axes and the grid that
-the offsets are counted from differ.
+DCNv3 is DCNv2 with groups = C, an all-ones weight for every channel and no bias, so the same sampling points can be
+written either way. Only the tap order, the order within the pair, the axes, and the grid that the offsets are counted
+from differ.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def dcnv2_from_dcnv3(
     if remove_center:
         order = np.delete(order, len(order) // 2)
     n, _, groups, _, _ = grid.offset.shape
-    count = np.prod(pair(kernel_size, "kernel_size", 1))
-    shape = (n, *grid.output_size, groups, int(count))
+    kh, kw = pair(kernel_size, "kernel_size", 1)
+    shape = (n, *grid.output_size, groups, kh * kw)
     # One step of the scaled grid, less the unscaled tap that DCNv2 counts from.
     unscaled = geometry.tap_positions(kernel_size, dilation, layout="dcnv3", remove_center=remove_center)
     xp = array_module(offset)
@@ -68,7 +68,7 @@ def dcnv2_from_dcnv3(
     moved = step.astype(offset.dtype) + grid.offset_scale * grid.offset
 
     offset2, mask2 = xp.zeros((*shape, 2), offset.dtype), xp.zeros(shape, mask.dtype)
-    offset2[..., order, :] = moved.reshape(*shape[:4], -1, 2)
+    offset2[..., order, :] = moved.reshape(*shape[:4], len(order), 2)
     mask2[..., order] = geometry.sampling_modulation(mask, len(order), layout="dcnv3")
     layout = "deform_conv2d"
     return geometry.packed_offset(offset2, layout=layout), geometry.packed_modulation(mask2, layout=layout)

@@ -100,7 +100,7 @@ def deform_conv2d_backward(
     n, channels = input.shape[:2]
     pixels, taps = grid.pixels.shape[0], grid.taps.shape[0]
 
-    grad_input, grad_matrix = xp.empty_like(input), xp.zeros_like(matrix)
+    grad_input, grad_matrix = xp.empty(input.shape, input.dtype), xp.zeros_like(matrix)
     grad_offset = xp.empty((n, grid.groups, taps, 2, pixels), input.dtype)
     grad_mask = None if mask is None else xp.empty((n, grid.groups, taps, pixels), input.dtype)
     for image in range(n):
@@ -183,7 +183,7 @@ def dcnv3_backward(
     n, _, _, channels = input.shape
     pixels, taps = grid.pixels.shape[0], grid.taps.shape[0]
 
-    grad_input = xp.empty_like(input)
+    grad_input = xp.empty(input.shape, input.dtype)
     grad_offset = xp.empty((n, pixels, groups, taps, 2), input.dtype)
     grad_mask = xp.empty((n, pixels, groups, taps), input.dtype)
     for image in range(n):
@@ -229,7 +229,7 @@ def _flat_modulation(mask: Array | None, grid: SamplingGrid, layout: str) -> Arr
     if mask is None:
         return None
     modulation = sampling_modulation(mask, grid.taps.shape[0], layout=layout)
-    return modulation.reshape(len(mask), -1, *modulation.shape[3:])
+    return modulation.reshape(len(mask), len(grid.pixels), *modulation.shape[3:])
 
 
 def _locate(
