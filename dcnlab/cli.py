@@ -90,7 +90,7 @@ def _info(arguments: argparse.Namespace) -> int:
 def _gradcheck(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from dcnlab.gradients import check_operators
+    from dcnlab.gradient_table import check_operators
 
     table = check_operators(
         arguments.backend, arguments.seed, lambda cases: tqdm(cases, desc="gradcheck", disable=None, leave=False)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcnlab.arrays import Array
-from dcnlab.gradients import format_table
 from dcnlab.ops.deformable import dcnv3, deform_conv2d
 from dcnlab.reference import loops
+from dcnlab.tables import format_table
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ floor(y), floor(x), which on a lattice line lies to the right, and at exactly -1
 promised slope is 0). A position at least half a cell away from one of its walls is moved that way, and the derivative
 is taken one-sided, from five points:
 
-.. math:: f'(0) \approx \tfrac{1}{h} \left(-\tfrac{25}{3} f_0 + 16 f_{1/4} - 12 f_{1/2} + \tfrac{16}{3} f_{3/4} - f_1\right)
+.. math::
+    f'(0) \approx \tfrac{1}{h}
+    \left(-\tfrac{25}{3} f_0 + 16 f_{1/4} - 12 f_{1/2} + \tfrac{16}{3} f_{3/4} - f_1\right)
 
 It is exact for polynomials up to degree 4; inside a cell the operators are quadratic. Arguments that move no position
 are checked with central differences of the same order.
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from dcnlab.arrays import Array, array_module, is_cupy
+from dcnlab.tables import format_table
 
 STEP = 3e-3  # truncation (h/4)^4 and rounding 42 eps / h are both near 1e-12
 TOLERANCE = 1e-8
@@ -86,7 +89,8 @@ class GradCheck:
 
     def __str__(self) -> str:
         lines = [
-            [c.input, c.form, f"{c.error:.1e}", kink_text(c.kink_distance, c.kinks), verdict(c)] for c in self.checks
+            [c.input, c.form, f"{c.error:.1e}", kink_text(c.kink_distance, c.kinks), verdict(c.ok, c.kinks)]
+            for c in self.checks
         ]
         text = format_table(["input", "form", "error", "nearest kink", "verdict"], lines)
         failed = [f"{c.input}: {c.worst}" for c in self.checks if not c.ok]
@@ -351,77 +355,6 @@ class _Problem:
         return float(deviation.max() / scale), worst, skipped
 
 
-# -- every operator at once ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table of `check_operators`: an input of an operator in one geometry."""
-
-    operator: str
-    geometry: str
-    input: str
-    form: str
-    error: float
-    kink_distance: float
-    kinks: int
-    ok: bool
-
-
-@dataclass(frozen=True)
-class GradTable:
-    """The table of `check_operators`; prints as such."""
-
-    rows: list[Row]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every row passed."""
-        return all(row.ok for row in self.rows)
-
-    def __str__(self) -> str:
-        lines = [
-            [r.operator, r.geometry, r.input, r.form, f"{r.error:.1e}", kink_text(r.kink_distance, r.kinks), verdict(r)]
-            for r in self.rows
-        ]
-        table = format_table(["operator", "geometry", "input", "form", "error", "nearest kink", "verdict"], lines)
-        worst = max((r.error for r in self.rows), default=0.0)
-        passed = sum(r.ok for r in self.rows)
-        return f"{table}\n{passed} of {len(self.rows)} checks passed, worst relative error {worst:.1e} (allowed {TOLERANCE:.0e})"
-
-
-def check_operators(
-    backend: str | None = None, seed: int = 0, progress: Callable[[Sequence[Any]], Any] | None = None
-) -> GradTable:
-    """Check every operator x every input x several geometries; return one table.
-
-    Parameters
-    ----------
-    backend : str, optional
-        For the operators that have kernels; the others are array-library code in every backend.
-    seed : int
-    progress : callable, optional
-        Wraps the sequence of cases, as `tqdm.tqdm` does.
-    """
-    from dcnlab.catalogue import CASES
-
-    rows = []
-    for case in (progress or iter)(CASES):
-        arguments = case.arguments(np.random.default_rng(seed))
-        fixed = case.fixed(backend)
-        report = gradcheck(
-            lambda _case=case, _fixed=fixed, **kw: _case.operator.function(**kw, **_fixed),
-            lambda grad, _case=case, _fixed=fixed, **kw: _case.operator.backward(grad, **kw, **_fixed),
-            arguments,
-            positions=case.positions,
-            form=case.form,
-            seed=seed,
-        )
-        for c in report.checks:
-            rows.append(Row(case.operator.name, case.label, c.input, c.form, c.error, c.kink_distance, c.kinks, c.ok))
-    return GradTable(rows)
-
-
 def kink_text(distance: float, kinks: int) -> str:
     """Return the distance to the nearest kink in words."""
     if kinks:
@@ -429,15 +362,8 @@ def kink_text(distance: float, kinks: int) -> str:
     return "none" if np.isinf(distance) else f"{distance:.1e} px"
 
 
-def verdict(check: InputCheck | Row) -> str:
+def verdict(ok: bool, kinks: int) -> str:
     """Return the outcome in words."""
-    if not check.ok:
+    if not ok:
         return "WRONG"
-    return "ok, one-sided" if check.kinks else "ok"
-
-
-def format_table(header: list[str], lines: list[list[str]]) -> str:
-    """Return lines of text as a table with aligned columns."""
-    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
-    ruled = [header, ["-" * width for width in widths], *lines]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in ruled)
+    return "ok, one-sided" if kinks else "ok"

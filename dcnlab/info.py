@@ -8,7 +8,7 @@ import platform
 import sys
 
 from dcnlab.backends import BACKENDS
-from dcnlab.gradients import format_table
+from dcnlab.tables import format_table
 
 PACKAGES = ("numpy", "scipy", "matplotlib", "pillow", "threadpoolctl", "tqdm")
 OPTIONAL = ("cupy-cuda12x", "cupy-cuda13x", "onnxruntime", "torch", "torchvision")

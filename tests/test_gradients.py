@@ -6,7 +6,8 @@ import pytest
 import dcnlab
 from dcnlab import catalogue
 from dcnlab.catalogue import CASES
-from dcnlab.gradients import TOLERANCE, check_operators, gradcheck
+from dcnlab.gradient_table import check_operators
+from dcnlab.gradients import TOLERANCE, gradcheck
 
 IDS = [f"{case.operator.name}-{case.label}" for case in CASES]
 

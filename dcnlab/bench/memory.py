@@ -41,8 +41,8 @@ def _main() -> None:
     offset = rng.standard_normal((1, 18, SIDE, SIDE), np.float32)
     weight = rng.standard_normal((CHANNELS, CHANNELS, 3, 3), np.float32)
     mask = rng.random((1, 9, SIDE, SIDE), np.float32)
-    small = tuple(np.ascontiguousarray(a[..., :8, :8]) for a in (image, offset))
-    deform_conv2d(*small, weight, padding=1)  # load what is loaded on first use
+    small_image, small_offset = (np.ascontiguousarray(a[..., :8, :8]) for a in (image, offset))
+    deform_conv2d(small_image, small_offset, weight, padding=1)  # load what is loaded on first use
     start = _peak()
     output = deform_conv2d(image, offset, weight, None, 1, 1, 1, mask)
     forward = _peak() - start - output.nbytes

@@ -1,4 +1,4 @@
-"""`dcnlab bench ops`: the operators in one thread and float32, beside np.matmul of the im2col size and other libraries."""
+"""`dcnlab bench ops`: the operators, float32, one thread, beside np.matmul of the im2col size and other libraries."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from dcnlab.bench import memory, peers
 from dcnlab.bench.timing import interleaved, machine, milliseconds, ratio
-from dcnlab.gradients import format_table
 from dcnlab.ops.deformable import dcnv3, dcnv3_backward, deform_conv2d, deform_conv2d_backward
+from dcnlab.tables import format_table
 
 # (channels in and out, side of the image); 3x3, stride 1, padding 1, one offset group, batch 1
 DEFORM_SIZES = ((64, 56), (128, 28), (256, 56))
@@ -44,7 +44,7 @@ def run(rounds: int = 15, out: str | None = None) -> dict[str, Any]:
 
 def _deform_conv2d(channels: int, side: int, rounds: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, Any] = {
         "input": rng.standard_normal((1, channels, side, side), np.float32),
         "offset": rng.standard_normal((1, 18, side, side), np.float32),
         "weight": rng.standard_normal((channels, channels, 3, 3), np.float32),

@@ -11,7 +11,7 @@ from dcnlab.geometry import IntOrPair, pair, sampling_modulation, sampling_posit
 
 
 def gather_einsum_dcnv3(input: np.ndarray, offset: np.ndarray, mask: np.ndarray, groups: int) -> np.ndarray:
-    """DCNv3 (3x3, stride 1, padding 1) as one would first write it: gather four corners, weigh them, sum with einsum."""
+    """DCNv3 (3x3, stride 1, padding 1) as one would first write it: gather four corners, weigh them, einsum."""
     n, height, width, channels = input.shape
     positions = sampling_positions(offset, 3, padding=1, layout="dcnv3")
     modulation = sampling_modulation(mask, 9, layout="dcnv3")
@@ -76,7 +76,7 @@ def onnxruntime_deform_conv2d(
 def torchvision_deform_conv2d(
     arrays: dict[str, np.ndarray], grad_output: np.ndarray, padding: int
 ) -> tuple[Callable[[], Any], Callable[[], Any]] | None:
-    """Return calls that run torchvision's op forward, and forward and backward, in one thread; None if not installed."""
+    """Return calls of torchvision's op, forward, and forward and backward, in one thread; None if not installed."""
     try:
         import torch
         import torchvision

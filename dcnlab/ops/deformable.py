@@ -28,7 +28,8 @@ def deform_conv2d(
 
     .. math::
 
-        y_o(p) = b_o + \sum_{k} \sum_{c} w_{o,c,k}\, m_{g(c),k}(p)\, x_c(p s - \mathrm{pad} + p_k + \Delta p_{g(c),k}(p))
+        y_o(p) = b_o + \sum_{k} \sum_{c} w_{o,c,k}\, m_{g(c),k}(p)\, x_c(p_0 + p_k + \Delta p_{g(c),k}(p)),
+        \quad p_0 = s\,p - \mathrm{pad}
 
     with bilinear x, zero outside the image. Eq. 2 of arXiv 1703.06211 and eq. 1 of arXiv 1811.11168. Argument order,
     layouts and inferred groups are those of torchvision.ops.deform_conv2d.
@@ -180,12 +181,12 @@ def dcnv3(
 
     Examples
     --------
-    Modulation 1/9 on the regular grid is a box filter:
+    Modulation 1/8 on the regular grid is an (unnormalised) box filter:
 
     >>> import numpy as np, dcnlab
     >>> x = np.arange(9.0).reshape(1, 3, 3, 1)
-    >>> float(dcnlab.dcnv3(x, np.zeros((1, 3, 3, 18)), np.full((1, 3, 3, 9), 1 / 9))[0, 1, 1, 0])
-    4.0
+    >>> float(dcnlab.dcnv3(x, np.zeros((1, 3, 3, 18)), np.full((1, 3, 3, 9), 1 / 8))[0, 1, 1, 0])
+    4.5
     """
     geometry = (kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
     _check_dcnv3("dcnv3", input, offset, mask, *geometry)
