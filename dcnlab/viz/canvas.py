@@ -100,12 +100,12 @@ def require_modulation(modulation: Array | None, grid: SamplingGrid) -> np.ndarr
     return values
 
 
-def require_index(name: str, value: Any, size: int) -> int:
-    """Return `value` as an int of range(size)."""
+def require_index(name: str, value: Any, size: int, first: int = 0) -> int:
+    """Return `value` as an int of range(first, size)."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an int, got {value!r}")
-    if not 0 <= value < size:
-        raise ValueError(f"{name} must be in 0..{size - 1}, got {value}")
+    if not first <= value < size:
+        raise ValueError(f"{name} must be in {first}..{size - 1}, got {value}")
     return int(value)
 
 

@@ -230,7 +230,7 @@ def _field(
 def _step(every: int | None, grid: SamplingGrid) -> int:
     if every is None:
         return max(1, max(grid.output_size) // 16)
-    return require_index("every", every, max(grid.output_size) + 1) or 1
+    return require_index("every", every, max(grid.output_size) + 1, first=1)
 
 
 def _extent(grid: SamplingGrid) -> tuple[int, int]:

@@ -121,12 +121,11 @@ def modulation_sums(
     >>> logits = np.random.default_rng(0).standard_normal((100, 9))
     >>> kinds = {"sigmoid": dcnlab.sigmoid(logits), "softmax": dcnlab.softmax(logits)}
     >>> drawn = dcnlab.viz.modulation_sums(kinds)
-    >>> max(bar.get_height() for bar in drawn.bars["softmax"])
+    >>> max(float(bar.get_height()) for bar in drawn.bars["softmax"])
     100.0
     """
     if not modulations:
         raise ValueError('modulations must name at least one kind, e.g. {"softmax": modulation}')
-    require_index("bins_per_unit", bins_per_unit, 1000)
     values = {name: as_numpy(m) for name, m in modulations.items()}
     for name, m in values.items():
         if m.ndim == 0 or m.size == 0 or not np.isfinite(m).all():
@@ -137,7 +136,7 @@ def modulation_sums(
     taps = max(m.shape[-1] for m in values.values())
     low = np.floor(min(0.0, *(s.min() for s in sums.values())))
     high = np.ceil(max(float(taps), *(s.max() for s in sums.values())))
-    step = 1.0 / max(bins_per_unit, 1)
+    step = 1.0 / require_index("bins_per_unit", bins_per_unit, 101, first=1)
     edges = np.arange(low - step / 2, high + step, step)
     ax = axes_or_new(ax, (6.4, 4.0))
     bars = {}

@@ -113,10 +113,8 @@ def sampling_points(
     circles = _circles(ax, regular)
     moves = [_moves(ax, regular, moved[:, g], g) for g in range(grid.groups)]
     norm = None if modulation is None else _norm(weight)
-    taps = [
-        _discs(ax, moved[:, g], weight[:, g], norm, float(np.abs(weight).max()), g)
-        for g in range(grid.groups)
-    ]
+    largest = float(np.abs(weight[np.isfinite(weight)]).max(initial=0.0))
+    taps = [_discs(ax, moved[:, g], weight[:, g], norm, largest, g) for g in range(grid.groups)]
     cross = _crosses(ax, grid, rows, columns)
     if numbers is None:
         numbers = margin is not None
@@ -131,7 +129,8 @@ def sampling_points(
 def _circles(ax: Axes, regular: np.ndarray) -> PathCollection:
     flat = regular.reshape(-1, 2)
     return ax.scatter(
-        *flat.T,
+        flat[:, 0],
+        flat[:, 1],
         s=34,
         facecolors="none",
         edgecolors="white",
@@ -160,7 +159,9 @@ def _norm(weight: np.ndarray) -> Any:
 def _discs(
     ax: Axes, moved: np.ndarray, weight: np.ndarray, norm: Any, largest: float, group: int
 ) -> PathCollection:
-    share = np.abs(weight).ravel() / largest if largest > 0 else np.zeros(weight.size)
+    share = (
+        np.nan_to_num(np.abs(weight).ravel() / largest, posinf=1) if largest > 0 else np.zeros(weight.size)
+    )
     area = SMALLEST + (LARGEST - SMALLEST) * share
     if norm is None:  # no modulation, so no size either
         area = np.full(weight.size, 80.0)
@@ -168,7 +169,8 @@ def _discs(
     else:
         fill = {"c": weight.ravel(), "cmap": VALUE_MAP, "norm": norm}
     return ax.scatter(
-        *moved.reshape(-1, 2).T,
+        moved[..., 0].ravel(),
+        moved[..., 1].ravel(),
         s=area,
         edgecolors=group_colour(group),
         linewidths=2.0,

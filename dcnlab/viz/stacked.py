@@ -56,11 +56,11 @@ def stacked_sampling_points(
     """Draw the points that one output pixel of a stack of layers reads, layer by layer.
 
     The deepest layer samples K points of the map below; each is an output position of the layer below, which
-    samples K points itself, and so on down to the image: K^L points, weighed by the product of the modulations
-    on the way. Between the output pixels of a layer its offsets and modulation are interpolated bilinearly; a
-    point beyond the border of a map weighs what the zeros around it leave. Points fade with depth: those of the
-    first layer, which read the image itself, are the strongest. Points of deeper layers stand where the middle
-    of their kernel lies in the image.
+    samples K points itself, and so on down to the image: K^L points, weighed by the product of the
+    modulations on the way. Between the output pixels of a layer its offsets and modulation are interpolated
+    bilinearly; a point beyond the border of a map weighs what the zeros around it leave. Points fade with
+    depth: those of the first layer, which read the image itself, are the strongest. Points of deeper layers
+    stand where the middle of their kernel lies in the image.
 
     Parameters
     ----------

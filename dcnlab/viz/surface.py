@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dcnlab.arrays import Array
-from dcnlab.viz.canvas import VALUE_MAP, as_numpy, axes_or_new, group_colour
+from dcnlab.viz.canvas import VALUE_MAP, as_numpy, axes_or_new, group_colour, require_index
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,8 +55,7 @@ def bilinear_surface(image: Array, *, points: int = 12, ax: Any = None) -> Bilin
     [0.5, 0.5, 0.5]
     """
     patch = _require_patch(image)
-    if isinstance(points, bool) or not isinstance(points, (int, np.integer)) or not 1 <= points <= FINEST:
-        raise ValueError(f"points must be an int in 1..{FINEST}, got {points!r}")
+    points = require_index("points", points, FINEST + 1, first=1)
     height, width = patch.shape
     ax = axes_or_new(ax, (6.4, 5.4), "3d")
     y = np.arange((height - 1) * points + 1) / points
