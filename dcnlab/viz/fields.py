@@ -219,7 +219,7 @@ def _field(
     """
     group = require_index("group", group, grid.groups)
     batch = require_index("batch", batch, len(grid.offset))
-    centres = as_numpy(grid.pixels).reshape(*grid.output_size, 2) + tap_centre(grid)
+    centres = as_numpy(grid.origins).T.reshape(*grid.output_size, 2) + tap_centre(grid)
     if tap is None:
         return centres, mean_positions(grid, modulation)[batch, :, :, group] - centres
     tap = require_index("tap", tap, len(grid.taps))
@@ -235,7 +235,7 @@ def _step(every: int | None, grid: SamplingGrid) -> int:
 
 def _extent(grid: SamplingGrid) -> tuple[int, int]:
     """Return the size of an image just large enough for the grid's centres."""
-    last = as_numpy(grid.pixels).max(axis=0) + tap_centre(grid)
+    last = as_numpy(grid.origins).max(axis=1) + tap_centre(grid)
     return int(np.ceil(last[0])) + 1, int(np.ceil(last[1])) + 1
 
 

@@ -156,12 +156,8 @@ def _norm(weight: np.ndarray) -> Any:
     return Normalize(low, high if high > low else low + 1.0)
 
 
-def _discs(
-    ax: Axes, moved: np.ndarray, weight: np.ndarray, norm: Any, largest: float, group: int
-) -> PathCollection:
-    share = (
-        np.nan_to_num(np.abs(weight).ravel() / largest, posinf=1) if largest > 0 else np.zeros(weight.size)
-    )
+def _discs(ax: Axes, moved: np.ndarray, weight: np.ndarray, norm: Any, largest: float, group: int) -> PathCollection:
+    share = np.nan_to_num(np.abs(weight).ravel() / largest, posinf=1) if largest > 0 else np.zeros(weight.size)
     area = SMALLEST + (LARGEST - SMALLEST) * share
     if norm is None:  # no modulation, so no size either
         area = np.full(weight.size, 80.0)
@@ -181,7 +177,7 @@ def _discs(
 
 
 def _crosses(ax: Axes, grid: SamplingGrid, rows: np.ndarray, columns: np.ndarray) -> PathCollection:
-    corners = as_numpy(grid.pixels).reshape(*grid.output_size, 2)[rows, columns]
+    corners = as_numpy(grid.origins).T.reshape(*grid.output_size, 2)[rows, columns]
     y, x = (corners + tap_centre(grid)).T
     return ax.scatter(
         x,

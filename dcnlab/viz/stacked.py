@@ -135,9 +135,7 @@ def _trace(
     points, weights = [], []
     for layer in reversed(range(len(grids))):
         grid = grids[layer]
-        start = _affine(grid, here)[:, None] + (
-            as_numpy(grid.taps) + as_numpy(grid.residual) - tap_centre(grid)
-        )
+        start = _affine(grid, here)[:, None] + (as_numpy(grid.taps) + as_numpy(grid.residual) - tap_centre(grid))
         moved = as_numpy(grid.positions())[batch, :, :, group] - as_numpy(grid.regular())  # (Ho, Wo, K, 2)
         field = np.concatenate([moved, modulations[layer][batch, :, :, group, :, None]], axis=-1)
         read, inside = _between(field, here)  # (points, K, 3), (points,)
@@ -150,7 +148,7 @@ def _trace(
 
 def _affine(grid: SamplingGrid, outputs: np.ndarray) -> np.ndarray:
     """Return where output positions (y, x), whole or not, have the middle of their kernel."""
-    pixels = as_numpy(grid.pixels).reshape(*grid.output_size, 2)
+    pixels = as_numpy(grid.origins).T.reshape(*grid.output_size, 2)
     stride = [
         pixels[1, 0, 0] - pixels[0, 0, 0] if pixels.shape[0] > 1 else 1,
         pixels[0, 1, 1] - pixels[0, 0, 1] if pixels.shape[1] > 1 else 1,
