@@ -55,8 +55,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["BackendUnavailable", "__version__", *sorted(_HOME), *_SUBMODULES]
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
-    import dcnlab.reference as reference
-    import dcnlab.viz as viz
+    import dcnlab.reference as reference  # noqa: F401
+    import dcnlab.viz as viz  # noqa: F401
     from dcnlab.backends import use_backend as use_backend
     from dcnlab.explain import explain_pixel as explain_pixel
     from dcnlab.geometry import SamplingGrid as SamplingGrid
