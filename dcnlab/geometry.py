@@ -21,6 +21,7 @@ by column (t = column*kh + row). Sources: torchvision.ops.deform_conv2d; OpenGVL
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def tap_positions(
 class SamplingGrid:
     """Where every tap of every output pixel samples, the integer and the fractional part kept apart.
 
-    The position of tap k of group g at output pixel p is ``pixels[p] + taps[k]`` (integers) plus the displacement
+    The position of tap k of group g at output pixel p is ``origins[:, p] + taps[k]`` (integers) plus the displacement
     ``residual[k] + offset_scale * offset[n, p, g, k]`` (floats, small). Adding them in float32 would lose accuracy on
     large images: at y = 1000 a float32 resolves only 6e-5 of a pixel. Operators never add them; `positions` does, for
     those who want to look.
@@ -135,7 +136,7 @@ class SamplingGrid:
     Attributes
     ----------
     output_size : (Ho, Wo)
-    pixels : (Ho*Wo, 2) int32, the point of the input that tap (0, 0) of each output pixel starts from
+    origins : (2, Ho*Wo) int32, y and x of the point of the input that the taps of each output pixel count from
     taps : (K, 2) int32
     residual : (K, 2) float64, what rounding the scaled taps to integers left over; zeros for offset_scale 1
     offset : (N, Ho*Wo, G, K, 2), a view of the caller's offsets in canonical order
@@ -143,7 +144,7 @@ class SamplingGrid:
     """
 
     output_size: Pair
-    pixels: Array
+    origins: Array
     taps: Array
     residual: Array
     offset: Array
@@ -154,6 +155,16 @@ class SamplingGrid:
         """The number of offset groups G."""
         return int(self.offset.shape[2])
 
+    @property
+    def pixel_count(self) -> int:
+        """The number of output pixels, Ho*Wo."""
+        return int(self.offset.shape[1])
+
+    @property
+    def tap_count(self) -> int:
+        """The number of taps K."""
+        return int(self.offset.shape[3])
+
     def block(self, image: int, pixels: slice) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Return the positions of some output pixels of one image in two parts that are never added.
 
@@ -162,7 +173,7 @@ class SamplingGrid:
         base : (y, x), each (pixels, 1, K) int32
         displacement : (y, x), each (pixels, G, K) float
         """
-        y, x = ((self.pixels[pixels, None, axis] + self.taps[:, axis])[:, None] for axis in (0, 1))
+        y, x = ((self.origins[axis, pixels, None] + self.taps[:, axis])[:, None] for axis in (0, 1))
         offset = self.offset[image, pixels]
         dy, dx = offset[..., 0], offset[..., 1]
         if self.offset_scale != 1.0:
@@ -172,14 +183,14 @@ class SamplingGrid:
 
     def regular(self) -> Array:
         """Return the positions of the undeformed grid (offset 0), (Ho, Wo, K, 2) float64."""
-        base = (self.pixels[:, None, :] + self.taps) + self.residual
+        base = (self.origins.T[:, None, :] + self.taps) + self.residual
         return base.reshape(*self.output_size, -1, 2)
 
     def positions(self) -> Array:
         """Return all sampling positions, (N, Ho, Wo, G, K, 2), last axis (y, x), in the dtype of the offsets."""
         n, _, g, k, _ = self.offset.shape
         moved = self.offset_scale * self.offset + self.residual.astype(self.offset.dtype)
-        moved = moved + (self.pixels[:, None, None, :] + self.taps).astype(self.offset.dtype)
+        moved = moved + (self.origins.T[:, None, None, :] + self.taps).astype(self.offset.dtype)
         return moved.reshape(n, *self.output_size, g, k, 2)
 
 
@@ -212,9 +223,8 @@ def sampling_grid(
         When the channels of `offset` are not a multiple of 2*K.
     """
     xp = array_module(offset)
-    taps = tap_positions(kernel_size, dilation, layout=layout, remove_center=remove_center)
-    (kh, kw), (dil_h, dil_w) = pair(kernel_size, "kernel_size", 1), pair(dilation, "dilation", 1)
-    s, p = pair(stride, "stride", 1), pair(padding, "padding", 0)
+    kernel, dilated = pair(kernel_size, "kernel_size", 1), pair(dilation, "dilation", 1)
+    taps, residual = scaled_taps(kernel, dilated, _known(layout), offset_scale, remove_center)
     count = len(taps)
     if offset.ndim != 4:
         raise ValueError(f"{layout} offsets have 4 dimensions, got shape {tuple(offset.shape)}")
@@ -222,7 +232,6 @@ def sampling_grid(
     if channels == 0 or channels % (2 * count):
         raise ValueError(f"{layout} offsets have G*K*2 = G*{count}*2 channels, got {channels}")
     groups, n = channels // (2 * count), offset.shape[0]
-
     if layout == "deform_conv2d":
         if offset_scale != 1.0:
             raise ValueError("offset_scale is an option of the dcnv3 layout")
@@ -231,21 +240,41 @@ def sampling_grid(
     else:
         size = offset.shape[1:3]
         view = offset.reshape(n, size[0] * size[1], groups, count, 2)[..., ::-1]  # published (x, y) -> (y, x)
-
-    centre = np.array([dil_h * (kh - 1) // 2, dil_w * (kw - 1) // 2])
-    scaled = centre + offset_scale * (taps - centre)  # where the regular taps stand, in pixels
-    whole = np.round(scaled)
-    pixels = np.empty((*size, 2), np.int32)
-    pixels[..., 0] = (np.arange(size[0]) * s[0] - p[0])[:, None]
-    pixels[..., 1] = np.arange(size[1]) * s[1] - p[1]
     return SamplingGrid(
         output_size=(size[0], size[1]),
-        pixels=xp.asarray(pixels.reshape(-1, 2)),
-        taps=xp.asarray(whole, dtype=xp.int32),
-        residual=xp.asarray(scaled - whole),
+        origins=xp.asarray(_origins(tuple(size), pair(stride, "stride", 1), pair(padding, "padding", 0))),
+        taps=xp.asarray(taps),
+        residual=xp.asarray(residual),
         offset=view,
         offset_scale=float(offset_scale),
     )
+
+
+# A network calls an operator on the same geometry over and over: what depends on nothing else is kept.
+
+
+@lru_cache(maxsize=32)
+def scaled_taps(
+    kernel_size: Pair, dilation: Pair, layout: str, offset_scale: float, remove_center: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the regular taps stand, r + s*(tap - r), as whole pixels (K, 2) int32 and what is left over."""
+    taps = tap_positions(kernel_size, dilation, layout=layout, remove_center=remove_center)
+    centre = np.array([d * (k - 1) // 2 for k, d in zip(kernel_size, dilation, strict=True)])
+    scaled = centre + offset_scale * (taps - centre)
+    whole = np.round(scaled)
+    return _read_only(whole.astype(np.int32)), _read_only(scaled - whole)
+
+
+@lru_cache(maxsize=32)
+def _origins(size: Pair, stride: Pair, padding: Pair) -> np.ndarray:
+    """Return o*stride - padding for every output pixel, (2, Ho*Wo) int32."""
+    rows, columns = (np.arange(size[axis], dtype=np.int32) * stride[axis] - padding[axis] for axis in (0, 1))
+    return _read_only(np.stack([np.repeat(rows, size[1]), np.tile(columns, size[0])]))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
 
 
 def sampling_positions(offset: Array, *args: Any, layout: str, **kwargs: Any) -> Array:

@@ -1,8 +1,8 @@
 """Offsets and masks carried over between DCNv2's and DCNv3's published layouts.
 
-DCNv3 is DCNv2 with groups = C, one all-ones weight a channel and no bias (FACTS checked to 2e-15), so the same
-sampling points can be written either way: only the tap order, the order within the pair, the axes and the grid that
-the offsets are counted from differ.
+DCNv3 is DCNv2 with groups = C, an all-ones weight for every channel and no bias, so the same sampling points can be
+written either way. Only the tap order, the order within the pair, the axes, and the grid that the offsets are counted
+from differ.
 """
 
 from __future__ import annotations
@@ -59,16 +59,14 @@ def dcnv2_from_dcnv3(
     if remove_center:
         order = np.delete(order, len(order) // 2)
     n, _, groups, _, _ = grid.offset.shape
-    count = np.prod(pair(kernel_size, "kernel_size", 1))
-    shape = (n, *grid.output_size, groups, int(count))
-    # One step of the scaled grid, less the unscaled tap that DCNv2 counts from.
-    unscaled = geometry.tap_positions(kernel_size, dilation, layout="dcnv3", remove_center=remove_center)
+    kh, kw = pair(kernel_size, "kernel_size", 1)
+    shape = (n, *grid.output_size, groups, kh * kw)
     xp = array_module(offset)
-    step = (grid.taps - xp.asarray(unscaled)) + grid.residual
-    moved = step.astype(offset.dtype) + grid.offset_scale * grid.offset
+    step = _stretch(kernel_size, dilation, offset_scale, remove_center)
+    moved = xp.asarray(step, dtype=offset.dtype) + grid.offset_scale * grid.offset
 
     offset2, mask2 = xp.zeros((*shape, 2), offset.dtype), xp.zeros(shape, mask.dtype)
-    offset2[..., order, :] = moved.reshape(*shape[:4], -1, 2)
+    offset2[..., order, :] = moved.reshape(*shape[:4], len(order), 2)
     mask2[..., order] = geometry.sampling_modulation(mask, len(order), layout="dcnv3")
     layout = "deform_conv2d"
     return geometry.packed_offset(offset2, layout=layout), geometry.packed_modulation(mask2, layout=layout)
@@ -107,18 +105,20 @@ def dcnv3_from_dcnv2(
         order = np.delete(order, len(order) // 2)
     grid = geometry.sampling_grid(offset, kernel_size, dilation=dilation, layout="deform_conv2d")
     moved = grid.offset[:, :, :, order]
-    taps = geometry.tap_positions(kernel_size, dilation, layout="dcnv3", remove_center=remove_center)
-    (kh, kw), (dil_h, dil_w) = pair(kernel_size, "kernel_size", 1), pair(dilation, "dilation", 1)
-    centre = np.array([dil_h * (kh - 1) // 2, dil_w * (kw - 1) // 2])
-    xp = array_module(offset)
-    step = xp.asarray((offset_scale - 1.0) * (taps - centre)).astype(offset.dtype)
-    moved = (moved - step) / offset_scale
+    step = _stretch(kernel_size, dilation, offset_scale, remove_center)
+    moved = (moved - array_module(offset).asarray(step, dtype=offset.dtype)) / offset_scale
     n, _, groups, count, _ = moved.shape
     moved = moved.reshape(n, *grid.output_size, groups, count, 2)
     layout = "dcnv3"
-    return geometry.packed_offset(moved, layout=layout), geometry.packed_modulation(
-        mask2[..., order], layout=layout
-    )
+    return geometry.packed_offset(moved, layout=layout), geometry.packed_modulation(mask2[..., order], layout=layout)
+
+
+def _stretch(kernel_size: IntOrPair, dilation: IntOrPair, offset_scale: float, remove_center: bool) -> np.ndarray:
+    """Return how far `offset_scale` moves each regular tap of the dcnv3 layout, (K, 2): what DCNv2 must add."""
+    kernel, dilated = pair(kernel_size, "kernel_size", 1), pair(dilation, "dilation", 1)
+    whole, residual = geometry.scaled_taps(kernel, dilated, "dcnv3", offset_scale, remove_center)
+    plain, _ = geometry.scaled_taps(kernel, dilated, "dcnv3", 1.0, remove_center)
+    return (whole - plain) + residual
 
 
 def _column_major(kernel_size: IntOrPair) -> np.ndarray:

@@ -28,7 +28,8 @@ def deform_conv2d(
 
     .. math::
 
-        y_o(p) = b_o + \sum_{k} \sum_{c} w_{o,c,k}\, m_{g(c),k}(p)\, x_c(p s - \mathrm{pad} + p_k + \Delta p_{g(c),k}(p))
+        y_o(p) = b_o + \sum_{k} \sum_{c} w_{o,c,k}\, m_{g(c),k}(p)\, x_c(p_0 + p_k + \Delta p_{g(c),k}(p)),
+        \quad p_0 = s\,p - \mathrm{pad}
 
     with bilinear x, zero outside the image. Eq. 2 of arXiv 1703.06211 and eq. 1 of arXiv 1811.11168. Argument order,
     layouts and inferred groups are those of torchvision.ops.deform_conv2d.
@@ -180,12 +181,12 @@ def dcnv3(
 
     Examples
     --------
-    Modulation 1/9 on the regular grid is a box filter:
+    Modulation 1/8 on the regular grid is an (unnormalised) box filter:
 
     >>> import numpy as np, dcnlab
     >>> x = np.arange(9.0).reshape(1, 3, 3, 1)
-    >>> float(dcnlab.dcnv3(x, np.zeros((1, 3, 3, 18)), np.full((1, 3, 3, 9), 1 / 9))[0, 1, 1, 0])
-    4.0
+    >>> float(dcnlab.dcnv3(x, np.zeros((1, 3, 3, 18)), np.full((1, 3, 3, 9), 1 / 8))[0, 1, 1, 0])
+    4.5
     """
     geometry = (kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
     _check_dcnv3("dcnv3", input, offset, mask, *geometry)
@@ -259,13 +260,13 @@ def _check_deform_conv2d(
     ho, wo = output_size(size, kernel, stride, padding, dilation)
     taps = kernel[0] * kernel[1]
     # The number of offset groups is whatever the offset's channels say.
-    groups = offset.shape[1] // (2 * taps) if offset.ndim == 4 else 0
-    shown = (n, 2 * taps * groups if groups else f"G*{taps}*2", ho, wo)
+    groups, rest = divmod(offset.shape[1], 2 * taps) if offset.ndim == 4 else (0, 0)
+    shown: tuple[Any, ...] = (n, f"G*{taps}*2", ho, wo)
     require_shape(operator, "offset", offset, "(N, G*K*2, Ho, Wo)", shown)
-    if groups and channels % groups:
-        raise ValueError(
-            f"{operator}: the offset has G = {groups} groups, which must divide the {channels} channels"
-        )
+    if groups == 0 or rest:
+        raise ValueError(f"{operator}: offset must have G*K*2 = G*{taps}*2 channels, got {offset.shape[1]}")
+    if channels % groups:
+        raise ValueError(f"{operator}: the offset has G = {groups} groups, which must divide the {channels} channels")
     if mask is not None:
         require_shape(operator, "mask", mask, "(N, G*K, Ho, Wo)", (n, groups * taps, ho, wo))
     return n, out, ho, wo
@@ -288,9 +289,7 @@ def _check_dcnv3(
     require_arrays(operator, input=input, offset=offset, mask=mask)
     n, channels, size = require_image(operator, input, "(N, H, W, C)")
     if not isinstance(groups, (int, np.integer)) or groups < 1 or channels % groups:
-        raise ValueError(
-            f"{operator}: groups must be a positive integer that divides C = {channels}, got {groups!r}"
-        )
+        raise ValueError(f"{operator}: groups must be a positive integer that divides C = {channels}, got {groups!r}")
     if not np.isfinite(offset_scale):
         raise ValueError(f"{operator}: offset_scale must be finite, got {offset_scale!r}")
     taps = len(tap_positions(kernel_size, dilation, layout="dcnv3", remove_center=remove_center))
@@ -306,9 +305,7 @@ def require_image(operator: str, input: Array, formula: str) -> tuple[int, int, 
     require_shape(operator, "input", input, formula, tuple(names))
     sizes: dict[str, Any] = dict(zip(names, input.shape, strict=True))
     if min(sizes["C"], sizes["H"], sizes["W"]) < 1:
-        raise ValueError(
-            f"{operator}: input must have at least one channel and one pixel, got {tuple(input.shape)}"
-        )
+        raise ValueError(f"{operator}: input must have at least one channel and one pixel, got {tuple(input.shape)}")
     return sizes["N"], sizes["C"], (sizes["H"], sizes["W"])
 
 

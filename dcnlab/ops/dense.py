@@ -104,9 +104,7 @@ def depthwise_conv2d_backward(
     shape = _check_depthwise("depthwise_conv2d_backward", input, weight, bias, stride, padding, dilation)
     _check_grad_output("depthwise_conv2d_backward", grad_output, input, "(N, C, Ho, Wo)", shape)
     with np.errstate(all="ignore"):
-        return convolution.depthwise_conv2d_backward(
-            grad_output, input, weight, bias, stride, padding, dilation
-        )
+        return convolution.depthwise_conv2d_backward(grad_output, input, weight, bias, stride, padding, dilation)
 
 
 def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -132,9 +130,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
         return dense.linear(input, weight, bias)
 
 
-def linear_backward(
-    grad_output: Array, input: Array, weight: Array, bias: Array | None = None
-) -> LinearGrads:
+def linear_backward(grad_output: Array, input: Array, weight: Array, bias: Array | None = None) -> LinearGrads:
     """Gradients (input, weight, bias) of ``sum(linear(...) * grad_output)``."""
     shape = _check_linear("linear_backward", input, weight, bias)
     _check_grad_output("linear_backward", grad_output, input, "(..., out)", shape)
@@ -170,16 +166,12 @@ def _check_linear(operator: str, input: Array, weight: Array, bias: Array | None
     require_shape(operator, "weight", weight, "(out, in)", ("out", "in"))
     out, width = weight.shape
     if input.ndim < 1 or input.shape[-1] != width:
-        raise ValueError(
-            f"{operator}: input must have shape (..., in) = (..., {width}), got {tuple(input.shape)}"
-        )
+        raise ValueError(f"{operator}: input must have shape (..., in) = (..., {width}), got {tuple(input.shape)}")
     if bias is not None:
         require_shape(operator, "bias", bias, "(out,)", (out,))
     return (*input.shape[:-1], out)
 
 
-def _check_grad_output(
-    operator: str, grad_output: Array, input: Array, formula: str, shape: tuple[int, ...]
-) -> None:
+def _check_grad_output(operator: str, grad_output: Array, input: Array, formula: str, shape: tuple[int, ...]) -> None:
     require_arrays(operator, input=input, grad_output=grad_output)
     require_shape(operator, "grad_output", grad_output, formula, shape)

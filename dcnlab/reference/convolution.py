@@ -114,7 +114,7 @@ def conv2d_backward(
     n, channels = input.shape[:2]
     windows = _Windows(input.shape[2:], weight.shape[2:], stride, padding, dilation)
     matrix = weight_matrix(weight, channels // weight.shape[1])
-    grad_input, grad_matrix = xp.empty_like(input), xp.zeros_like(matrix)
+    grad_input, grad_matrix = xp.empty(input.shape, input.dtype), xp.zeros_like(matrix)
     for image in range(n):
         padded = windows.pad(input[image])
         grad_padded = xp.zeros_like(padded)

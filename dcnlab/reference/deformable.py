@@ -62,7 +62,7 @@ def deform_conv2d(
     modulation = _flat_modulation(mask, grid, "deform_conv2d")
     transposed = transpose(weight_matrix(weight, input.shape[1] // weight.shape[1]))
     n, channels_out = len(input), len(weight)
-    pixels, taps = grid.pixels.shape[0], grid.taps.shape[0]
+    pixels, taps = grid.pixel_count, grid.tap_count
     output = xp.empty((n, channels_out, pixels), input.dtype)
     for image in range(n):
         frame = Frame(input[image].transpose(1, 2, 0), grid.groups)
@@ -70,7 +70,9 @@ def deform_conv2d(
             cells, m = _locate_columns(frame, grid, modulation, image, block)
             columns = (frame.matrix(cells, m, taps=1) @ frame.rows).reshape(-1, taps, input.shape[1])
             combined = combine(columns, transposed)  # (pixels, O)
-            output[image, :, block] = combined.T if bias is None else combined.T + bias[:, None]
+            if bias is not None:
+                combined += bias
+            output[image, :, block] = combined.T
     return output.reshape(n, channels_out, *grid.output_size)
 
 
@@ -98,9 +100,9 @@ def deform_conv2d_backward(
     modulation = _flat_modulation(mask, grid, "deform_conv2d")
     matrix = weight_matrix(weight, input.shape[1] // weight.shape[1])
     n, channels = input.shape[:2]
-    pixels, taps = grid.pixels.shape[0], grid.taps.shape[0]
+    pixels, taps = grid.pixel_count, grid.tap_count
 
-    grad_input, grad_matrix = xp.empty_like(input), xp.zeros_like(matrix)
+    grad_input, grad_matrix = xp.empty(input.shape, input.dtype), xp.zeros_like(matrix)
     grad_offset = xp.empty((n, grid.groups, taps, 2, pixels), input.dtype)
     grad_mask = None if mask is None else xp.empty((n, grid.groups, taps, pixels), input.dtype)
     for image in range(n):
@@ -129,7 +131,7 @@ def deform_conv2d_backward(
         offset=grad_offset.reshape(offset.shape),
         weight=weight_from_matrix(grad_matrix, weight.shape),
         bias=None if bias is None else grad_output.sum(axis=(0, 2, 3)),
-        mask=None if mask is None else grad_mask.reshape(mask.shape),
+        mask=None if grad_mask is None or mask is None else grad_mask.reshape(mask.shape),
     )
 
 
@@ -153,7 +155,7 @@ def dcnv3(
     grid = _dcnv3_grid(offset, kernel_size, stride, padding, dilation, offset_scale, remove_center)
     modulation = _flat_modulation(mask, grid, "dcnv3")
     n, _, _, channels = input.shape
-    pixels, taps = grid.pixels.shape[0], grid.taps.shape[0]
+    pixels, taps = grid.pixel_count, grid.tap_count
     output = xp.empty((n, pixels, channels), input.dtype)
     for image in range(n):
         frame = Frame(input[image], groups)
@@ -181,9 +183,9 @@ def dcnv3_backward(
     grid = _dcnv3_grid(offset, kernel_size, stride, padding, dilation, offset_scale, remove_center)
     modulation = _flat_modulation(mask, grid, "dcnv3")
     n, _, _, channels = input.shape
-    pixels, taps = grid.pixels.shape[0], grid.taps.shape[0]
+    pixels, taps = grid.pixel_count, grid.tap_count
 
-    grad_input = xp.empty_like(input)
+    grad_input = xp.empty(input.shape, input.dtype)
     grad_offset = xp.empty((n, pixels, groups, taps, 2), input.dtype)
     grad_mask = xp.empty((n, pixels, groups, taps), input.dtype)
     for image in range(n):
@@ -228,8 +230,8 @@ def _flat_modulation(mask: Array | None, grid: SamplingGrid, layout: str) -> Arr
     """Return the mask as (N, Ho*Wo, G, K), or None."""
     if mask is None:
         return None
-    modulation = sampling_modulation(mask, grid.taps.shape[0], layout=layout)
-    return modulation.reshape(len(mask), -1, *modulation.shape[3:])
+    modulation = sampling_modulation(mask, grid.tap_count, layout=layout)
+    return modulation.reshape(len(mask), grid.pixel_count, *modulation.shape[3:])
 
 
 def _locate(
@@ -257,4 +259,4 @@ def _locate_columns(
 
 def _column_bytes(channels: int, input: Array, grid: SamplingGrid) -> int:
     """Return the workspace of one output pixel that keeps a value per tap and channel."""
-    return grid.taps.shape[0] * (channels * input.dtype.itemsize + grid.groups * CELL_BYTES)
+    return grid.tap_count * (channels * input.dtype.itemsize + grid.groups * CELL_BYTES)

@@ -112,9 +112,7 @@ class Frame:
         row *= self.shape[1]
         row += column
         row *= self.groups
-        index = xp.where(
-            inside, row + self.corners[3], self.index_type(self.nowhere)
-        )  # (y, x) stands at (y+1, x+1)
+        index = xp.where(inside, row + self.corners[3], self.index_type(self.nowhere))  # (y, x) stands at (y+1, x+1)
         index += group
         return Cells(index, ly, lx)
 
@@ -148,9 +146,7 @@ class Frame:
         row_bytes = cells.index.shape[1] * self.rows.shape[1] * grad.dtype.itemsize
         for rows in blocks(len(grad), row_bytes, CORNER_BYTES):
             for step, dot in zip(self.corners, dots, strict=True):
-                corner = self.rows.take(
-                    cells.index[rows] + self.index_type(step), axis=0
-                )  # (rows, taps, C/G)
+                corner = self.rows.take(cells.index[rows] + self.index_type(step), axis=0)  # (rows, taps, C/G)
                 dot[rows] = xp.einsum("rtc,rc->rt", corner, grad[rows])
         return dots
 

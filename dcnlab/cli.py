@@ -1,0 +1,106 @@
+"""The `dcnlab` command: demo, info, gradcheck, bench."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dcnlab.errors import BackendUnavailable
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0 fine, 1 a check failed, 2 bad input."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except (ValueError, TypeError, OSError, BackendUnavailable) as error:
+        print(f"dcnlab {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"dcnlab {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    from dcnlab import __version__
+
+    parser = argparse.ArgumentParser(prog="dcnlab", description="Understand, check and run deformable convolution.")
+    parser.add_argument("--version", action="version", version=f"dcnlab {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="bend a photo and learn the offsets that undo it; writes a report")
+    demo.add_argument("image", nargs="?", help="a PNG or JPEG file (default: the photo that comes with matplotlib)")
+    demo.add_argument("--out", default="dcnlab-demo", metavar="DIR", help="folder to write (default: %(default)s)")
+    demo.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the warp (default: %(default)s)")
+    demo.set_defaults(run=_demo)
+
+    info = commands.add_parser("info", help="versions, backends, and what turns on those that are off")
+    info.set_defaults(run=_info)
+
+    check = commands.add_parser("gradcheck", help="check every gradient of every operator; exit 1 if one is wrong")
+    check.add_argument("--backend", choices=_backends(), help="for the operators that have kernels")
+    check.add_argument("--seed", type=_natural, default=0, metavar="N")
+    check.set_defaults(run=_gradcheck)
+
+    bench = commands.add_parser("bench", help="measure speed as ratios to a peer in the same run")
+    kinds = bench.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    ops = kinds.add_parser("ops", help="the operators beside matmul, and onnxruntime and torchvision where installed")
+    ops.add_argument("--repeats", type=_positive, default=15, metavar="N", help="rounds (default: %(default)s)")
+    ops.add_argument("--out", metavar="FILE.json", help="also record the figures")
+    ops.set_defaults(run=_bench_ops)
+    return parser
+
+
+def _backends() -> list[str]:
+    from dcnlab.backends import BACKENDS
+
+    return list(BACKENDS)
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from dcnlab.demo import run
+
+    run(arguments.image, arguments.out, arguments.seed)
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from dcnlab.info import show_config
+
+    show_config()
+    return 0
+
+
+def _gradcheck(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from dcnlab.gradient_table import check_operators
+
+    table = check_operators(
+        arguments.backend, arguments.seed, lambda cases: tqdm(cases, desc="gradcheck", disable=None, leave=False)
+    )
+    print(table)
+    return 0 if table.ok else 1
+
+
+def _bench_ops(arguments: argparse.Namespace) -> int:
+    from dcnlab.bench.ops import run
+
+    run(arguments.repeats, arguments.out)
+    return 0

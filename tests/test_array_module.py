@@ -1,0 +1,132 @@
+"""The reference never mixes its arrays with NumPy's behind their back: what lets it run on CuPy arrays unchanged.
+
+There is no GPU here, so a stand-in plays CuPy: its arrays refuse every NumPy function and every operation with a plain
+NumPy array, as CuPy's do, and only its own module can make them.
+"""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import scipy.sparse
+from helpers import assert_close
+
+from dcnlab import catalogue
+from dcnlab.reference import convolution, deformable, dense
+
+
+class StrictArray(np.ndarray):
+    """An array of the stand-in: NumPy's functions are not for it."""
+
+    def __array_function__(self, function, types, args, kwargs):
+        raise TypeError(f"numpy.{function.__name__} was called on an array of another library")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **kwargs):
+        for value in (*inputs, *out):
+            if type(value) is np.ndarray and value.ndim:
+                raise TypeError(f"{ufunc.__name__} mixes an array of another library with a NumPy array")
+        plain = [x.view(np.ndarray) if isinstance(x, StrictArray) else x for x in inputs]
+        if out:
+            kwargs["out"] = tuple(x.view(np.ndarray) for x in out)
+        return wrap(getattr(ufunc, method)(*plain, **kwargs))
+
+
+StrictArray.__module__ = "cupy"
+
+
+def wrap(value):
+    if isinstance(value, np.ndarray):
+        return value.view(StrictArray)
+    return np.asarray(value).view(StrictArray) if isinstance(value, np.generic) else value
+
+
+def unwrap(value):
+    if isinstance(value, StrictArray):
+        return value.view(np.ndarray)
+    return type(value)(map(unwrap, value)) if type(value) in (list, tuple) else value
+
+
+class Module(types.ModuleType):
+    """The stand-in's functions: NumPy's, on its own arrays only."""
+
+    def __getattr__(self, name):
+        target = getattr(np, name)
+        if isinstance(target, type) or not callable(target):
+            return target
+
+        def call(*args, **kwargs):
+            refused = [a for a in args if type(a) is np.ndarray and a.ndim] if name not in ("asarray", "array") else []
+            if refused:
+                raise TypeError(f"cupy.{name} was called on a NumPy array")
+            return wrap(target(*map(unwrap, args), **{k: unwrap(v) for k, v in kwargs.items()}))
+
+        return call
+
+
+class StrictMatrix:
+    """A sparse matrix of the stand-in."""
+
+    def __init__(self, arrays, shape):
+        assert all(type(a) is StrictArray for a in arrays)
+        self.matrix = scipy.sparse.csr_matrix(tuple(map(unwrap, arrays)), shape=shape)
+
+    @property
+    def T(self):
+        turned = object.__new__(StrictMatrix)
+        turned.matrix = self.matrix.T
+        return turned
+
+    def __matmul__(self, other):
+        assert type(other) is StrictArray
+        return wrap(self.matrix @ unwrap(other))
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """Put the stand-in where `import cupy` would find it."""
+    module = Module("cupy")
+    sparse = types.ModuleType("cupyx.scipy.sparse")
+    sparse.csr_matrix = lambda arrays, shape: StrictMatrix(arrays, shape)
+    parents = {name: types.ModuleType(name) for name in ("cupyx", "cupyx.scipy")}
+    parents["cupyx"].scipy, parents["cupyx.scipy"].sparse = parents["cupyx.scipy"], sparse
+    for name, value in {"cupy": module, "cupyx.scipy.sparse": sparse, **parents}.items():
+        monkeypatch.setitem(sys.modules, name, value)
+    return module
+
+
+HOMES = {"deform_conv2d": deformable, "dcnv3": deformable, "linear": dense}
+
+
+@pytest.mark.parametrize("case", catalogue.CASES, ids=lambda c: f"{c.operator.name}-{c.label}")
+def test_the_reference_runs_on_arrays_that_refuse_numpy(cupy, rng, case):
+    arrays = case.arguments(rng)
+    name = case.operator.name
+    module = HOMES.get(name) or (convolution if "conv" in name else sys.modules["dcnlab.modulation"])
+    function, backward = getattr(module, name), getattr(module, f"{name}_backward")
+    expected = function(**arrays, **case.settings)
+    grad = rng.standard_normal(expected.shape)
+    strict = {key: wrap(array) for key, array in arrays.items()}
+
+    output = function(**strict, **case.settings)
+    assert type(output) is StrictArray
+    assert_close(unwrap(output), expected)
+
+    expected_grads = backward(grad, **arrays, **case.settings)
+    grads = backward(wrap(grad), **strict, **case.settings)
+    if not hasattr(grads, "_fields"):
+        grads, expected_grads = [grads], [expected_grads]
+    for actual, wanted in zip(grads, expected_grads, strict=True):
+        if wanted is not None:
+            assert type(actual) is StrictArray
+            assert_close(unwrap(actual), wanted)
+
+
+def test_the_stand_in_refuses_what_cupy_refuses(cupy):
+    array = wrap(np.ones(3))
+    with pytest.raises(TypeError, match=r"numpy\.sum was called"):
+        np.sum(array)
+    with pytest.raises(TypeError, match="mixes"):
+        array + np.ones(3)
+    with pytest.raises(TypeError, match=r"cupy\.stack was called on a NumPy array|cupy\.exp"):
+        cupy.exp(np.ones(3))
