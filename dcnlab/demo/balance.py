@@ -31,9 +31,7 @@ class Balance(NamedTuple):
     logit_gradient: np.ndarray
 
 
-def compare_modulations(
-    image: np.ndarray, rng: np.random.Generator, layers: int = LAYERS
-) -> dict[str, Balance]:
+def compare_modulations(image: np.ndarray, rng: np.random.Generator, layers: int = LAYERS) -> dict[str, Balance]:
     """Send an image through a stack of DCNv3 layers and a gradient back, for each kind of modulation.
 
     Offsets and logits are standard normal, and the same for all kinds. Nothing is learned and nothing normalises

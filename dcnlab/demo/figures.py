@@ -1,4 +1,4 @@
-"""The figures of the demo, drawn with `dcnlab.viz`. None touches pyplot: a script's own figures stay its own."""
+"""The figures of the demo, drawn with `dcnlab.viz`, without pyplot: a script's own figures stay its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dcnlab import viz
 from dcnlab.demo.balance import Balance
 from dcnlab.demo.learning import Learning
 from dcnlab.demo.photo import DETAIL, Photo
-from dcnlab.demo.samplers import Sampler
 from dcnlab.demo.warp import Warp
 from dcnlab.geometry import packed_offset, sampling_grid
 from dcnlab.viz.canvas import group_colour
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"DCNv2": group_colour(0), "DCNv3": group_colour(1), "true": "white"}
-MESH_EVERY = 8  # output pixels between two lines of a sampling mesh
+MESH_EVERY = 10  # output pixels between two lines of a sampling mesh
 
 
 class Scene(NamedTuple):
@@ -31,6 +30,7 @@ class Scene(NamedTuple):
     bent: np.ndarray  # (H, W)
     bent_large: np.ndarray  # (DETAIL*H, DETAIL*W, 3)
     truth: np.ndarray  # (H, W, 2)
+    steps: tuple[int, int]  # of the two stages of learning
     learnings: tuple[Learning, ...]
     balances: dict[str, Balance]
 
@@ -45,27 +45,26 @@ def new_figure(width: float, height: float) -> Figure:
 def all_figures(scene: Scene) -> dict[str, tuple[Figure, str]]:
     """Return the figures of the report by file name, each with its caption."""
     return {
-        "photos.png": (
-            photos(scene),
-            "The photo, the bent photo, and what each operator makes of the bent one.",
-        ),
+        "photos.png": (photos(scene), "The photo, the bent photo, and what each operator makes of the bent one."),
         "fields.png": (
             fields(scene),
-            "Above: offsets as colours (the wheel gives direction and length). Below: how far the learned offsets "
-            "are from the true ones. What remains sits where the photo is flat: nothing there shows a shift.",
+            "Above: offsets as colours; the wheel gives direction and length. Below: how far the learned offsets are "
+            "from the true ones. What remains sits where the photo is flat: nothing there shows a shift.",
         ),
         "learning.png": (
             learning_curves(scene),
-            "The distance to the true offsets is never shown to the learner; it only sees the squared error.",
+            "The learner sees only the squared error (right), never the distance to the true offsets (left). The "
+            "error jumps when the blur ends, because sharp images differ more.",
         ),
         "taps.png": (
             taps(scene),
-            "The nine taps of DCNv3 at one output pixel. They start as a blur and gather at the true position, "
-            "where the cross of lines is.",
+            "The nine taps of DCNv3 at one output pixel (white cross). They start as a blur and gather where the "
+            "dotted lines meet: the true position. Hollow circles are the regular grid.",
         ),
         "modulation.png": (
             modulation(scene),
-            "The same logits, two normalisations. Slightly below 1 means that taps near the border read zeros.",
+            "The same logits, two normalisations, a stack of layers with random offsets. Softmax stays a little "
+            "below 1, because taps that leave the photo read zeros.",
         ),
     }
 
@@ -84,7 +83,7 @@ def photos(scene: Scene) -> Figure:
 
 def fields(scene: Scene) -> Figure:
     """Draw the true offsets beside the learned ones, and the distances between them."""
-    figure = new_figure(11, 7.4)
+    figure = new_figure(11, 7.8)
     axes = figure.subplots(2, 3)
     longest = float(np.linalg.norm(scene.truth, axis=-1).max())
     shown = [("true offsets", scene.truth)]
@@ -92,7 +91,7 @@ def fields(scene: Scene) -> Figure:
     for ax, (title, field) in zip(axes[0], shown, strict=True):
         drawn = viz.offset_wheel(_field_grid(field), longest=longest, ax=ax)
         _plain(ax, title)
-        if ax is not axes[0, 0]:  # one legend is enough for three maps of one scale
+        if ax is not axes[0, -1]:  # one legend is enough for three maps of one scale
             drawn.legend.axes.remove()
     _mesh(
         axes[1, 0],
@@ -120,32 +119,34 @@ def learning_curves(scene: Scene) -> Figure:
         name = f"{learning.sampler.name}: {learning.before:.2f} to {learning.after:.2f} px"
         left.semilogy(learning.distances, label=name, **style)
         right.semilogy(learning.losses, label=learning.sampler.name, **style)
+    for ax in (left, right):
+        _stages(ax, scene.steps)
     left.set(xlabel="step", ylabel="mean distance to the true offsets (px)")
     right.set(xlabel="step", ylabel="squared error / variance")
     for ax in (left, right):
         ax.legend(frameon=False)
         ax.grid(alpha=0.3, which="both")
+        ax.margins(x=0)
     return figure
 
 
 def taps(scene: Scene) -> Figure:
-    """Draw DCNv3's taps at one output pixel: at the start, half way, at the end."""
-    learning = scene.learnings[-1]
-    pixel = steepest_pixel(scene)
-    figure = new_figure(12, 4.6)
-    middle = len(learning.frames) // 3
-    goal = pixel + scene.truth[pixel]
-    reach = 2.6 + np.abs(scene.truth[pixel]).max() / 2
-    centre = pixel + scene.truth[pixel] / 2
-    for ax, frame in zip(_row(figure, 3), (0, middle, -1), strict=True):
+    """Draw DCNv3's taps at one output pixel: at the start, while they gather, at the end."""
+    learning, pixel = scene.learnings[-1], steepest_pixel(scene)
+    figure = new_figure(12, 4.2)
+    goal, centre = pixel + scene.truth[pixel], pixel + scene.truth[pixel] / 2
+    reach = 3.0 + np.abs(scene.truth[pixel]).max() / 2
+    limits = (0.0, max(float(s.modulation().max()) for s in learning.frames))
+    axes = _row(figure, 3)
+    for ax, frame in zip(axes, (0, len(learning.frames) // 8, -1), strict=True):
         sampler = learning.frames[frame]
-        viz.sampling_points(
-            scene.bent, sampler.grid(), sampler.modulation(), [pixel], numbers=frame == 0, ax=ax
-        )
-        for line in (ax.axhline, ax.axvline):
-            line(goal[0] if line == ax.axhline else goal[1], color="white", linewidth=0.8, linestyle=":")
+        style: dict[str, Any] = {"limits": limits, "legend": False, "numbers": frame == 0}
+        drawn = viz.sampling_points(scene.bent, sampler.grid(), sampler.modulation(), [pixel], ax=ax, **style)
+        ax.axhline(goal[0], color="white", linewidth=0.9, linestyle=":")
+        ax.axvline(goal[1], color="white", linewidth=0.9, linestyle=":")
         ax.set(xlim=(centre[1] - reach, centre[1] + reach), ylim=(centre[0] + reach, centre[0] - reach))
         ax.set_title(f"after {learning.frame_steps[frame]} steps", fontsize=11)
+    figure.colorbar(drawn.taps[0], ax=axes, label="modulation", shrink=0.9)
     return figure
 
 
@@ -156,14 +157,10 @@ def modulation(scene: Scene) -> Figure:
     viz.modulation_sums({kind: b.modulation for kind, b in scene.balances.items()}, ax=left)
     titles = ("mean of the output / mean of the photo", "gradient that arrives / gradient sent")
     labels = ("layers passed on the way up", "layers passed on the way down")
-    for ax, title, label, name in zip(
-        others, titles, labels, ("output_scale", "gradient_scale"), strict=True
-    ):
+    for ax, title, label, name in zip(others, titles, labels, ("output_scale", "gradient_scale"), strict=True):
         for index, (kind, balance) in enumerate(scene.balances.items()):
             scale = getattr(balance, name)
-            ax.semilogy(
-                scale, "os"[index] + "-", color=group_colour(index), label=f"{kind}: x {scale[-1]:.3g}"
-            )
+            ax.semilogy(scale, "os"[index] + "-", color=group_colour(index), label=f"{kind}: x {scale[-1]:.3g}")
         ax.axhline(1, color="0.6", linewidth=0.8, zorder=0)
         ax.set(xlabel=label, title=title)
         ax.title.set_fontsize(11)
@@ -205,6 +202,13 @@ def _row(figure: Figure, count: int) -> list[Axes]:
     return list(np.atleast_1d(figure.subplots(1, count)))
 
 
+def _stages(ax: Axes, steps: tuple[int, int]) -> None:
+    """Shade the first stage, and name both."""
+    ax.axvspan(0, steps[0], color="0.93", zorder=0)
+    for middle, name in ((steps[0] / 2, "blurred images"), (steps[0] + steps[1] / 2, "sharp images")):
+        ax.text(middle, 1.02, name, ha="center", fontsize=9, color="0.3", transform=ax.get_xaxis_transform())
+
+
 def _picture(ax: Axes, picture: np.ndarray, title: str) -> None:
     ax.imshow(np.clip(picture, 0, 1))
     _plain(ax, title)
@@ -227,8 +231,3 @@ def _field_grid(field: np.ndarray) -> Any:
 
 def _enlarged(field: np.ndarray) -> np.ndarray:
     return field.repeat(DETAIL, axis=0).repeat(DETAIL, axis=1)
-
-
-def frames_of(learning: Learning) -> list[Sampler]:
-    """Return the learner at the steps of the animation."""
-    return learning.frames

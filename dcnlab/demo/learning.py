@@ -13,7 +13,7 @@ import numpy as np
 from dcnlab.demo.samplers import Sampler
 
 LEARNING_RATE = 0.15 / 160  # in units of the longer side
-BLUR = 1 / 40  # standard deviation of the first stage's blur, in the same units: as wide as the longest shift
+BLUR = 5 / 160  # standard deviation of the first stage's blur, in the same units: most shifts are shorter
 FRAMES = 50  # of the animation
 
 
@@ -61,9 +61,7 @@ class Adam:
         """Move every parameter by about `rate` against its gradient."""
         self.steps += 1
         first, second = self.betas
-        for parameter, grad, mean, square in zip(
-            self.parameters, grads, self.means, self.squares, strict=True
-        ):
+        for parameter, grad, mean, square in zip(self.parameters, grads, self.means, self.squares, strict=True):
             mean += (1 - first) * (grad - mean)
             square += (1 - second) * (grad**2 - square)
             unbiased = mean / (1 - first**self.steps)

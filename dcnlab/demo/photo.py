@@ -78,9 +78,7 @@ def _sample_path() -> str:
     try:
         return str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
     except OSError:
-        raise DemoError(
-            "this matplotlib comes without its sample photo; name an image: dcnlab demo IMAGE"
-        ) from None
+        raise DemoError("this matplotlib comes without its sample photo; name an image: dcnlab demo IMAGE") from None
 
 
 def _decode(path: str) -> Image:
@@ -107,9 +105,7 @@ def _decode(path: str) -> Image:
     except DemoError:
         raise
     except pillow.UnidentifiedImageError:
-        raise DemoError(
-            f"cannot read {shown}: not an image in a known format ({', '.join(FORMATS)})"
-        ) from None
+        raise DemoError(f"cannot read {shown}: not an image in a known format ({', '.join(FORMATS)})") from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise DemoError(f"cannot read {shown}: {_one_line(reason)}") from None

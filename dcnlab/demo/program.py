@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import dcnlab
 from dcnlab.demo.balance import balance_numbers, compare_modulations
 from dcnlab.demo.figures import Scene, all_figures, hero
 from dcnlab.demo.learning import Learning, learn
-from dcnlab.demo.photo import DemoError, read_photo
+from dcnlab.demo.photo import DETAIL, DemoError, Photo, read_photo
 from dcnlab.demo.report import write_report
 from dcnlab.demo.samplers import NineTapDCNv3, OneTapDCNv2
 from dcnlab.demo.warp import Warp
@@ -73,8 +73,8 @@ def run(
     photo = read_photo(image, size)
     folder = _writable_folder(out)
     scene = _scene(photo, seed, steps, progress, say)
-    table = _gradient_table(say)
-    figures = {name: (*entry,) for name, entry in all_figures(scene).items()}
+    table = _gradient_table(progress, say)
+    figures = all_figures(scene)
     results = _results(scene, table, seed, size, steps)
     try:
         for name, (figure, _) in figures.items():
@@ -86,15 +86,11 @@ def run(
         write_report(folder, scene, results, table, captions)
     except OSError as error:
         raise DemoError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from None
-    say(
-        f"Wrote {folder / 'report.html'}, results.json and {len(figures) + 1} figures in {results['seconds']:.0f} s."
-    )
+    say(f"Wrote {folder / 'report.html'}, results.json and {len(figures) + 1} figures in {results['seconds']:.0f} s.")
     return results
 
 
-def picture(
-    path: str | os.PathLike[str], seed: int = 0, size: int = 160, steps: tuple[int, int] = (100, 150)
-) -> None:
+def picture(path: str | os.PathLike[str], seed: int = 0, size: int = 160, steps: tuple[int, int] = (100, 150)) -> None:
     """Learn from the sample photo and write only the picture of the README, about 1200 pixels wide."""
     _check(seed, size, steps)
     scene = _scene(read_photo(None, size), seed, steps, False, lambda line: None)
@@ -135,9 +131,7 @@ def _writable_folder(out: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _scene(
-    photo: Any, seed: int, steps: tuple[int, int], progress: bool, say: Callable[[str], None]
-) -> Scene:
+def _scene(photo: Photo, seed: int, steps: tuple[int, int], progress: bool, say: Callable[[str], None]) -> Scene:
     rng = np.random.default_rng(seed)
     shape = photo.grey.shape
     warp = Warp(shape, rng)
@@ -145,22 +139,15 @@ def _scene(
     longest = np.linalg.norm(warp.field(), axis=-1).max()
     say(f"1. Bend {photo.name}, {shape[1]}x{shape[0]} px, by up to {longest:.1f} px, and learn to undo it.")
     learnings = []
-    for kind in (OneTapDCNv2, NineTapDCNv3):
-        learnings.append(learn(kind(shape), bent, photo.grey, truth, steps, progress))
+    for sampler in (OneTapDCNv2(shape), NineTapDCNv3(shape)):
+        learnings.append(learn(sampler, bent, photo.grey, truth, steps, progress))
         say("   " + _learned_line(learnings[-1]))
     say("2. Sigmoid and softmax modulation of the same logits, through a stack of layers.")
     balances = compare_modulations(photo.grey, rng)
     for kind, numbers in balance_numbers(balances).items():
         say("   " + _balance_line(kind, numbers))
-    return Scene(
-        photo,
-        warp,
-        bent,
-        warp.bend(photo.large, photo.large.shape[0] // shape[0]),
-        truth,
-        tuple(learnings),
-        balances,
-    )
+    bent_large = warp.bend(photo.large, DETAIL)
+    return Scene(photo, warp, bent, bent_large, truth, steps, tuple(learnings), balances)
 
 
 def _learned_line(learning: Learning) -> str:
@@ -177,16 +164,22 @@ def _learned_line(learning: Learning) -> str:
 def _balance_line(kind: str, numbers: dict[str, Any]) -> str:
     layers = len(numbers["output_scale"]) - 1
     return (
-        f"{kind}: the taps add up to {numbers['sum_min']:.3g}..{numbers['sum_max']:.3g}; after {layers} layers the "
-        f"output is {numbers['output_scale'][-1]:.3g} and the gradient {numbers['gradient_scale'][-1]:.3g} times as large"
+        f"{kind}: the taps add up to {numbers['sum_min']:.3g}..{numbers['sum_max']:.3g}; after {layers} layers "
+        f"the output is {numbers['output_scale'][-1]:.3g} and the gradient {numbers['gradient_scale'][-1]:.3g} "
+        "times as large"
     )
 
 
-def _gradient_table(say: Callable[[str], None]) -> Any:
-    from dcnlab.gradients import check_operators
+def _gradient_table(progress: bool, say: Callable[[str], None]) -> Any:
+    from tqdm import tqdm
+
+    from dcnlab.gradient_table import check_operators
+
+    def cases(all_cases: Sequence[Any]) -> Any:
+        return tqdm(all_cases, desc="gradients", disable=None if progress else True, leave=False)
 
     say("3. Every gradient against finite differences.")
-    table = check_operators()
+    table = check_operators(progress=cases)
     say(str(table))
     return table
 

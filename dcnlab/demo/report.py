@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import json
-from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -16,13 +15,15 @@ import numpy as np
 
 from dcnlab.demo.figures import COLOURS, MESH_EVERY, Scene, steepest_pixel
 from dcnlab.demo.learning import Learning
+from dcnlab.gradient_table import GradTable
+from dcnlab.gradients import kink_text, verdict
 from dcnlab.viz.fields import mean_positions
 
 CLOSE_UP = 14.0  # pixels of the image across the close-up of the taps
 
 
 def write_report(
-    folder: Path, scene: Scene, results: dict[str, Any], table: Any, captions: dict[str, str]
+    folder: Path, scene: Scene, results: dict[str, Any], table: GradTable, captions: dict[str, str]
 ) -> None:
     """Write report.html beside the figures, with style, script, figures and animation inside.
 
@@ -30,7 +31,7 @@ def write_report(
     ----------
     folder : path
         Holds the figures already.
-    table : what `dcnlab.gradients.check_operators` returned
+    table : what `dcnlab.gradient_table.check_operators` returned
     captions : file name of each figure -> its caption
     """
     shown = {name.removesuffix(".png"): _figure(folder / name, text) for name, text in captions.items()}
@@ -61,9 +62,7 @@ def animation(scene: Scene) -> dict[str, Any]:
     return {
         "shape": [height, width],
         "steps": last.frame_steps,
-        "distances": {
-            r.sampler.name: [round(r.distances[s], 4) for s in r.frame_steps] for r in scene.learnings
-        },
+        "distances": {r.sampler.name: [round(r.distances[s], 4) for s in r.frame_steps] for r in scene.learnings},
         "mesh": {r.sampler.name: _meshes(r) for r in scene.learnings},
         "taps": [_rounded(s.grid().positions()[0, *pixel, 0, :, ::-1]) for s in last.frames],
         "weights": [_rounded(s.modulation()[0, *pixel, 0]) for s in last.frames],
@@ -78,9 +77,7 @@ def animation(scene: Scene) -> dict[str, Any]:
 def _meshes(learning: Learning) -> list[Any]:
     """Return (rows, columns, 2) positions of every few output pixels for each frame."""
     height, width = learning.sampler.shape
-    rows, columns = (
-        np.unique(np.linspace(0, n - 1, max(2, n // MESH_EVERY)).round().astype(int)) for n in (height, width)
-    )
+    rows, columns = (np.linspace(0, n - 1, n // MESH_EVERY + 1).round().astype(int) for n in (height, width))
     meshes = []
     for sampler in learning.frames:
         mean = mean_positions(sampler.grid(), sampler.modulation())[0, :, :, 0, ::-1]
@@ -110,10 +107,7 @@ def _part(name: str) -> str:
 
 def _figure(path: Path, caption: str) -> str:
     source, text = _data_uri(path.read_bytes(), "image/png"), html.escape(caption)
-    return (
-        f'<figure><div class="wide"><img src="{source}" alt="{text}"></div>'
-        f"<figcaption>{text}</figcaption></figure>"
-    )
+    return f'<figure><div class="wide"><img src="{source}" alt="{text}"></div><figcaption>{text}</figcaption></figure>'
 
 
 def _facts(results: dict[str, Any]) -> str:
@@ -127,9 +121,7 @@ def _facts(results: dict[str, Any]) -> str:
     ]
     check = results["gradcheck"]
     verdict = "all agree" if check["ok"] else "some do not agree"
-    facts.append(
-        ("gradient checks", verdict, f"{check['checks']} checks, worst error {check['worst_error']:.1e}")
-    )
+    facts.append(("gradient checks", verdict, f"{check['checks']} checks, worst error {check['worst_error']:.1e}"))
     height, width = results["shape"]
     facts.append(("photo", f"{width} × {height} px", f"{results['image']}, seed {results['seed']}"))
     return "\n".join(
@@ -151,13 +143,8 @@ def _warning(results: dict[str, Any]) -> str:
 
 def _modulation_table(numbers: dict[str, Any]) -> str:
     layers = len(next(iter(numbers.values()))["output_scale"]) - 1
-    head = (
-        "",
-        "sum of the taps",
-        f"output after {layers} layers",
-        f"gradient after {layers} layers",
-        "RMS gradient of a logit",
-    )
+    after = f"after {layers} layers"
+    head = ("", "sum of the taps", f"output {after}", f"gradient {after}", "RMS gradient of a logit")
     rows = [
         (
             kind,
@@ -171,21 +158,21 @@ def _modulation_table(numbers: dict[str, Any]) -> str:
     return f'<div class="wide"><table>{_table(head, rows)}</table></div>'
 
 
-def _gradients(table: Any) -> str:
-    rows = list(table.rows)
-    if not rows:
-        return "<tr><td>no checks</td></tr>"
-    names = [f.name for f in fields(rows[0])]
-    cells = [[_cell(getattr(row, name)) for name in names] for row in rows]
-    return _table([name.replace("_", " ") for name in names], cells, bad=[not row.ok for row in rows])
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, (bool, np.bool_)):
-        return "yes" if value else "NO"
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.2g}"
-    return "" if value is None else str(value)
+def _gradients(table: GradTable) -> str:
+    head = ("operator", "geometry", "input", "form", "relative error", "nearest kink", "verdict")
+    cells = [
+        (
+            row.operator,
+            row.geometry,
+            row.input,
+            row.form,
+            f"{row.error:.1e}",
+            kink_text(row.kink_distance, row.kinks),
+            verdict(row.ok, row.kinks),
+        )
+        for row in table.rows
+    ]
+    return _table(head, cells, bad=[not row.ok for row in table.rows])
 
 
 def _table(head: Any, rows: Any, bad: list[bool] | None = None) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from dcnlab.geometry import Pair
 
 WARP_CONTROLS = 5  # control points of the bend, each way
-PEAK = 1 / 40  # longest shift, as a share of the longer side: 4 px of 160
+PEAK = 7 / 160  # longest shift, in units of the longer side: 7 px at the usual 160
 
 
 @cache
@@ -62,9 +62,7 @@ class Warp:
         where = _pixels(image.shape[:2]) + self.field(detail)
         channels = image.reshape(*image.shape[:2], -1)
         at = np.moveaxis(where, -1, 0)
-        bent = [
-            map_coordinates(channel, at, order=3, mode="nearest") for channel in np.moveaxis(channels, -1, 0)
-        ]
+        bent = [map_coordinates(channel, at, order=3, mode="nearest") for channel in np.moveaxis(channels, -1, 0)]
         return np.clip(np.stack(bent, axis=-1), 0, 1).reshape(image.shape)
 
     def undone(self) -> np.ndarray:
@@ -75,13 +73,9 @@ class Warp:
         offset = np.zeros_like(bend)
         for _ in range(60):  # a contraction: the bend's slope is well below 1
             at = np.moveaxis(pixels + offset, -1, 0)
-            offset = -np.stack(
-                [map_coordinates(bend[..., a], at, order=3, mode="nearest") for a in (0, 1)], axis=-1
-            )
+            offset = -np.stack([map_coordinates(bend[..., a], at, order=3, mode="nearest") for a in (0, 1)], axis=-1)
         return offset
 
 
 def _pixels(shape: tuple[int, ...]) -> np.ndarray:
-    return np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij"), axis=-1).astype(
-        float
-    )
+    return np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij"), axis=-1).astype(float)

@@ -24,9 +24,7 @@ def group_colour(group: int) -> str:
     return GROUP_COLOURS[group % len(GROUP_COLOURS)]
 
 
-def axes_or_new(
-    ax: Axes | None, size: tuple[float, float] = (6.0, 5.4), projection: str = "rectilinear"
-) -> Axes:
+def axes_or_new(ax: Axes | None, size: tuple[float, float] = (6.0, 5.4), projection: str = "rectilinear") -> Axes:
     """Return `ax`, or the axes of a new figure of `size` inches; refuse axes of another projection."""
     if ax is None:
         import matplotlib.pyplot as plt
@@ -34,9 +32,7 @@ def axes_or_new(
         figure = plt.figure(figsize=size, layout="constrained")
         return figure.add_subplot(projection=projection)
     if getattr(ax, "name", None) != projection:
-        raise ValueError(
-            f"ax must be matplotlib axes with projection {projection!r}, got {getattr(ax, 'name', ax)!r}"
-        )
+        raise ValueError(f"ax must be matplotlib axes with projection {projection!r}, got {getattr(ax, 'name', ax)!r}")
     return ax
 
 
@@ -50,11 +46,7 @@ def require_image(image: Array, grid: SamplingGrid | None = None) -> np.ndarray:
     picture = as_numpy(image)
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[..., 0]
-    if (
-        picture.ndim not in (2, 3)
-        or (picture.ndim == 3 and picture.shape[2] not in (3, 4))
-        or 0 in picture.shape
-    ):
+    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (3, 4)) or 0 in picture.shape:
         raise ValueError(f"image must have shape (H, W), (H, W, 3) or (H, W, 4), got {picture.shape}")
     if grid is None:
         return picture
@@ -65,18 +57,22 @@ def require_image(image: Array, grid: SamplingGrid | None = None) -> np.ndarray:
 
 def _require_side(side: str, size: int, axis: int, grid: SamplingGrid) -> None:
     """Refuse an image side that does not give this grid's number of output pixels."""
-    starts = as_numpy(grid.pixels).reshape(*grid.output_size, 2)
-    line = starts[:, 0, 0] if axis == 0 else starts[0, :, 1]
-    padding, span = -int(line[0]), 2 * tap_centre(grid)[axis]  # span: dilation * (kernel - 1)
+    half = tap_centre(grid)[axis]
+    line = np.moveaxis(kernel_centres(grid), axis, 0)[:, 0, axis]
+    padding, span = round(half - line[0]), 2 * half  # span: dilation * (kernel - 1)
     stride = int(line[1] - line[0]) if len(line) > 1 else size + 2 * padding  # one row: any stride will do
     need = line[-1] - line[0] + span + 1 - 2 * padding
     slack = abs(grid.offset_scale - 1)  # even kernels are not scaled around their exact middle
     if not need - slack <= size < need + stride + slack:
         raise ValueError(
             f"image {side} {size} does not belong to this grid: {len(line)} output pixels with padding "
-            f"{padding} need {side} {need:g}"
-            + (f" to {need + stride - 1:g}" if stride > 1 and len(line) > 1 else "")
+            f"{padding} need {side} {need:g}" + (f" to {need + stride - 1:g}" if stride > 1 and len(line) > 1 else "")
         )
+
+
+def kernel_centres(grid: SamplingGrid) -> np.ndarray:
+    """Return where each output pixel has the middle of its regular kernel, (Ho, Wo, 2) as (y, x)."""
+    return as_numpy(grid.origins).T.reshape(*grid.output_size, 2) + tap_centre(grid)
 
 
 def tap_centre(grid: SamplingGrid) -> np.ndarray:

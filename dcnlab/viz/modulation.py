@@ -79,9 +79,7 @@ def modulation_maps(
     for k, (row, column) in enumerate(zip(rows, columns, strict=True)):
         left, top = column * (width + gap), row * (height + gap)
         extent = (left, left + width, top + height, top)
-        maps.append(
-            ax.imshow(values[..., k], cmap=VALUE_MAP, norm=norm, extent=extent, interpolation="nearest")
-        )
+        maps.append(ax.imshow(values[..., k], cmap=VALUE_MAP, norm=norm, extent=extent, interpolation="nearest"))
         numbers.append(
             ax.text(left + 0.03 * width, top + 0.03 * height, f"tap {k}", va="top", fontsize=9, bbox=_plate())
         )
@@ -95,9 +93,7 @@ def modulation_maps(
             middle = (column * (width + gap) + width / 2, row * (height + gap) + height / 2)
             ax.text(*middle, "removed", ha="center", va="center", fontsize=9, color="0.4")
     ax.set_axis_off()
-    return ModulationMaps(
-        ax, maps, numbers, ax.figure.colorbar(maps[0], ax=ax, label="modulation", shrink=0.8)
-    )
+    return ModulationMaps(ax, maps, numbers, ax.figure.colorbar(maps[0], ax=ax, label="modulation", shrink=0.8))
 
 
 def modulation_sums(
@@ -129,9 +125,7 @@ def modulation_sums(
     values = {name: as_numpy(m) for name, m in modulations.items()}
     for name, m in values.items():
         if m.ndim == 0 or m.size == 0 or not np.isfinite(m).all():
-            raise ValueError(
-                f"modulation {name!r} must be a finite array (..., K) with K >= 1, got shape {m.shape}"
-            )
+            raise ValueError(f"modulation {name!r} must be a finite array (..., K) with K >= 1, got shape {m.shape}")
     sums = {name: m.sum(axis=-1).ravel() for name, m in values.items()}
     taps = max(m.shape[-1] for m in values.values())
     low = np.floor(min(0.0, *(s.min() for s in sums.values())))

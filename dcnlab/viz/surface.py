@@ -75,14 +75,10 @@ def bilinear_surface(image: Array, *, points: int = 12, ax: Any = None) -> Bilin
     )
     lift = 0.004 * (np.ptp(values) or 1.0)  # lines in the surface itself would be hidden by it here and there
     style: dict[str, Any] = {"color": "black", "linewidth": 1.1, "zorder": 5}
-    kinks = [
-        ax.plot(x, np.full_like(x, row), values[row * points] + lift, **style)[0] for row in range(height)
-    ]
+    kinks = [ax.plot(x, np.full_like(x, row), values[row * points] + lift, **style)[0] for row in range(height)]
     kinks += [ax.plot(np.full_like(y, c), y, values[:, c * points] + lift, **style)[0] for c in range(width)]
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
-    dots = ax.scatter(
-        columns, rows, patch + 2 * lift, color=group_colour(4), s=32, depthshade=False, zorder=6
-    )
+    dots = ax.scatter(columns, rows, patch + 2 * lift, color=group_colour(4), s=32, depthshade=False, zorder=6)
     ax.set(xlabel="x (px)", ylabel="y (px)", zlabel="value", xticks=range(width), yticks=range(height))
     ax.view_init(elev=38, azim=-62)
     ax.invert_yaxis()  # +y points down in images
@@ -113,13 +109,9 @@ def bilinear_section(image: Array, y: float | None = None, *, ax: Axes | None = 
     for column in range(width):
         ax.axvline(column, color="0.85", linewidth=0.8, zorder=0)
     (line,) = ax.plot(inner, value, color=group_colour(5), linewidth=2, label=f"value at y = {y:g}")
-    (dots,) = ax.plot(
-        np.arange(width), knots, "o", color=group_colour(5), markersize=6, label="kinks, at the pixels"
-    )
+    (dots,) = ax.plot(np.arange(width), knots, "o", color=group_colour(5), markersize=6, label="kinks, at the pixels")
     other = ax.twinx()
-    (steps,) = other.plot(
-        inner, slope, color=group_colour(4), linewidth=1.5, linestyle="--", label="slope along x"
-    )
+    (steps,) = other.plot(inner, slope, color=group_colour(4), linewidth=1.5, linestyle="--", label="slope along x")
     ax.set(xlabel="x (px)", ylabel="value", xticks=range(width))
     other.set_ylabel("slope (per px)", color=group_colour(4))
     other.tick_params(axis="y", colors=group_colour(4))
