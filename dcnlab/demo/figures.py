@@ -71,7 +71,8 @@ def all_figures(scene: Scene) -> dict[str, tuple[Figure, str]]:
 
 def photos(scene: Scene) -> Figure:
     """Draw the photo, the bent photo, and the bent photo sampled by each learner."""
-    figure = new_figure(12, 4.2)
+    height, width = scene.bent.shape
+    figure = new_figure(12, 3 * height / width + 0.35)
     pictures = [("photo", scene.photo.large), ("bent", scene.bent_large)]
     for learning in scene.learnings:
         undone = learning.sampler.sample(scene.bent_large, DETAIL)
@@ -111,6 +112,8 @@ def fields(scene: Scene) -> Figure:
 
 def learning_curves(scene: Scene) -> Figure:
     """Draw distance and loss against the step, on logarithmic scales."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = new_figure(10, 3.8)
     left, right = _row(figure, 2)
     for learning in scene.learnings:
@@ -126,7 +129,10 @@ def learning_curves(scene: Scene) -> Figure:
     for ax in (left, right):
         ax.legend(frameon=False)
         ax.grid(alpha=0.3, which="both")
-        ax.margins(x=0)
+        ax.set_xlim(0, sum(scene.steps))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
@@ -160,7 +166,7 @@ def modulation(scene: Scene) -> Figure:
     for ax, title, label, name in zip(others, titles, labels, ("output_scale", "gradient_scale"), strict=True):
         for index, (kind, balance) in enumerate(scene.balances.items()):
             scale = getattr(balance, name)
-            ax.semilogy(scale, "os"[index] + "-", color=group_colour(index), label=f"{kind}: x {scale[-1]:.3g}")
+            ax.semilogy(scale, "os"[index] + "-", color=group_colour(index), label=f"{kind}: × {short(scale[-1])}")
         ax.axhline(1, color="0.6", linewidth=0.8, zorder=0)
         ax.set(xlabel=label, title=title)
         ax.title.set_fontsize(11)
@@ -171,13 +177,13 @@ def modulation(scene: Scene) -> Figure:
 def hero(scene: Scene) -> Figure:
     """Draw the picture of the README: the bent photo with the sampling grids over it."""
     height, width = scene.bent_large.shape[:2]
-    figure = new_figure(12, 12 * height / width / 4 + 0.35)
+    figure = new_figure(12, 3 * height / width + 0.35)
     axes = _row(figure, 4)
     start = type(scene.learnings[0].sampler)(scene.truth.shape[:2])
     _mesh(axes[0], scene.bent_large, start.grid(DETAIL), "white", "a bent photo, sampled regularly")
     for ax, learning in zip(axes[1:], scene.learnings, strict=False):
         sampler = learning.sampler
-        title = f"{sampler.name} learned: {learning.before:.2f} to {learning.after:.2f} px"
+        title = f"{sampler.name}: off by {learning.before:.2f} → {learning.after:.2f} px"
         _mesh(
             ax,
             scene.bent_large,
@@ -189,6 +195,11 @@ def hero(scene: Scene) -> Figure:
     last = scene.learnings[-1].sampler
     _picture(axes[3], last.sample(scene.bent_large, DETAIL), f"what {last.name} samples")
     return figure
+
+
+def short(value: float) -> str:
+    """Return a number with three figures, without an exponent as long as it can be read."""
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def steepest_pixel(scene: Scene) -> tuple[int, int]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Formats that Pillow decodes by itself. Others are left out on purpose: EPS, for one, starts another program.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MOST_PIXELS = 80_000_000  # below Pillow's own limit for decompression bombs
 SMALLEST_SIDE = 32
 WIDEST = 2.0  # longer images are cropped to this aspect
@@ -127,7 +127,7 @@ def _to_rgb(image: Any) -> Image:
         values = np.asarray(image, dtype=np.float64)
         brightest = values.max()
         if not np.isfinite(values).all():
-            raise DemoError("the image holds pixels that are not finite numbers")
+            raise ValueError("it holds pixels that are not finite numbers")
         scaled = np.clip(values / brightest if brightest > 0 else values, 0, 1)
         return pillow.fromarray((255 * scaled).round().astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:

@@ -16,7 +16,7 @@ import numpy as np
 
 import dcnlab
 from dcnlab.demo.balance import balance_numbers, compare_modulations
-from dcnlab.demo.figures import Scene, all_figures, hero
+from dcnlab.demo.figures import Scene, all_figures, hero, short
 from dcnlab.demo.learning import Learning, learn
 from dcnlab.demo.photo import DETAIL, DemoError, Photo, read_photo
 from dcnlab.demo.report import write_report
@@ -165,7 +165,7 @@ def _balance_line(kind: str, numbers: dict[str, Any]) -> str:
     layers = len(numbers["output_scale"]) - 1
     return (
         f"{kind}: the taps add up to {numbers['sum_min']:.3g}..{numbers['sum_max']:.3g}; after {layers} layers "
-        f"the output is {numbers['output_scale'][-1]:.3g} and the gradient {numbers['gradient_scale'][-1]:.3g} "
+        f"the output is {short(numbers['output_scale'][-1])} and the gradient {short(numbers['gradient_scale'][-1])} "
         "times as large"
     )
 

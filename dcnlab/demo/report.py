@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dcnlab.demo.figures import COLOURS, MESH_EVERY, Scene, steepest_pixel
+from dcnlab.demo.figures import COLOURS, MESH_EVERY, Scene, short, steepest_pixel
 from dcnlab.demo.learning import Learning
 from dcnlab.gradient_table import GradTable
 from dcnlab.gradients import kink_text, verdict
@@ -148,14 +148,18 @@ def _modulation_table(numbers: dict[str, Any]) -> str:
     rows = [
         (
             kind,
-            f"{n['sum_min']:.3g} to {n['sum_max']:.3g}",
-            f"× {n['output_scale'][-1]:.3g}",
-            f"× {n['gradient_scale'][-1]:.3g}",
+            _range(n["sum_min"], n["sum_max"]),
+            f"× {short(n['output_scale'][-1])}",
+            f"× {short(n['gradient_scale'][-1])}",
             f"{n['logit_gradient_rms']:.2e}",
         )
         for kind, n in numbers.items()
     ]
     return f'<div class="wide"><table>{_table(head, rows)}</table></div>'
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3g}" if high - low < 1e-6 else f"{low:.3g} to {high:.3g}"
 
 
 def _gradients(table: GradTable) -> str:

@@ -145,9 +145,7 @@ def test_pixels_are_whole_numbers():
         viz.sampling_points(np.zeros((H, W)), grid, pixels=[(1.5, 2)])
 
 
-@pytest.mark.parametrize(
-    ("stride", "dilation", "kernel"), [(1, 1, 3), (2, 1, 3), (3, 2, (2, 5)), (1, 3, (4, 1))]
-)
+@pytest.mark.parametrize(("stride", "dilation", "kernel"), [(1, 1, 3), (2, 1, 3), (3, 2, (2, 5)), (1, 3, (4, 1))])
 def test_every_image_of_the_right_size_is_accepted(stride, dilation, kernel):
     kh, kw = kernel if isinstance(kernel, tuple) else (kernel, kernel)
     for height in range(14, 20):
