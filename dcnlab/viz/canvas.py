@@ -57,9 +57,9 @@ def require_image(image: Array, grid: SamplingGrid | None = None) -> np.ndarray:
 
 def _require_side(side: str, size: int, axis: int, grid: SamplingGrid) -> None:
     """Refuse an image side that does not give this grid's number of output pixels."""
-    starts = as_numpy(grid.origins).T.reshape(*grid.output_size, 2)
-    line = starts[:, 0, 0] if axis == 0 else starts[0, :, 1]
-    padding, span = -int(line[0]), 2 * tap_centre(grid)[axis]  # span: dilation * (kernel - 1)
+    half = tap_centre(grid)[axis]
+    line = np.moveaxis(kernel_centres(grid), axis, 0)[:, 0, axis]
+    padding, span = round(half - line[0]), 2 * half  # span: dilation * (kernel - 1)
     stride = int(line[1] - line[0]) if len(line) > 1 else size + 2 * padding  # one row: any stride will do
     need = line[-1] - line[0] + span + 1 - 2 * padding
     slack = abs(grid.offset_scale - 1)  # even kernels are not scaled around their exact middle
@@ -68,6 +68,11 @@ def _require_side(side: str, size: int, axis: int, grid: SamplingGrid) -> None:
             f"image {side} {size} does not belong to this grid: {len(line)} output pixels with padding "
             f"{padding} need {side} {need:g}" + (f" to {need + stride - 1:g}" if stride > 1 and len(line) > 1 else "")
         )
+
+
+def kernel_centres(grid: SamplingGrid) -> np.ndarray:
+    """Return where each output pixel has the middle of its regular kernel, (Ho, Wo, 2) as (y, x)."""
+    return as_numpy(grid.origins).T.reshape(*grid.output_size, 2) + tap_centre(grid)
 
 
 def tap_centre(grid: SamplingGrid) -> np.ndarray:

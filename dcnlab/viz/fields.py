@@ -14,11 +14,11 @@ from dcnlab.viz.canvas import (
     frame_view,
     group_colour,
     halo,
+    kernel_centres,
     require_image,
     require_index,
     require_modulation,
     show_image,
-    tap_centre,
 )
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def sampling_mesh(
     style: dict[str, Any] = {
         "colors": colour or group_colour(group),
         "linewidths": 1.1,
-        "path_effects": halo(2.2),
+        "path_effects": halo(1.9),
     }
     across = LineCollection(list(points[step // 2 :: step]), **style)
     down = LineCollection(list(points.transpose(1, 0, 2)[step // 2 :: step]), **style)
@@ -219,7 +219,7 @@ def _field(
     """
     group = require_index("group", group, grid.groups)
     batch = require_index("batch", batch, len(grid.offset))
-    centres = as_numpy(grid.origins).T.reshape(*grid.output_size, 2) + tap_centre(grid)
+    centres = kernel_centres(grid)
     if tap is None:
         return centres, mean_positions(grid, modulation)[batch, :, :, group] - centres
     tap = require_index("tap", tap, len(grid.taps))
@@ -235,7 +235,7 @@ def _step(every: int | None, grid: SamplingGrid) -> int:
 
 def _extent(grid: SamplingGrid) -> tuple[int, int]:
     """Return the size of an image just large enough for the grid's centres."""
-    last = as_numpy(grid.origins).max(axis=1) + tap_centre(grid)
+    last = kernel_centres(grid)[-1, -1]
     return int(np.ceil(last[0])) + 1, int(np.ceil(last[1])) + 1
 
 

@@ -16,12 +16,12 @@ from dcnlab.viz.canvas import (
     frame_view,
     group_colour,
     halo,
+    kernel_centres,
     require_image,
     require_index,
     require_modulation,
     require_pixel,
     show_image,
-    tap_centre,
 )
 from dcnlab.viz.labels import place_labels
 
@@ -45,7 +45,7 @@ class SamplingPoints(NamedTuple):
     regular: PathCollection  # (pixels * K) hollow points
     pixels: PathCollection  # the output pixels
     numbers: list[Annotation]
-    colorbar: Colorbar | None  # None without modulation
+    colorbar: Colorbar | None  # None without modulation or legend
 
 
 def sampling_points(
@@ -57,6 +57,8 @@ def sampling_points(
     batch: int = 0,
     numbers: bool | None = None,
     margin: float | None = 2.0,
+    limits: tuple[float, float] | None = None,
+    legend: bool = True,
     ax: Axes | None = None,
 ) -> SamplingPoints:
     """Draw where the taps of some output pixels sample the image.
@@ -78,6 +80,11 @@ def sampling_points(
         Write the number of each tap beside it, as the layout counts them; if not given, only in a close-up.
     margin : float or None
         Pixels of the image shown around the taps; None shows the whole image.
+    limits : (low, high), optional
+        Of the modulation's scale, for several pictures of one scale; 0 (or the smallest, if negative) to the
+        largest shown if not given.
+    legend : bool
+        Explain the signs below the axes and the modulation in a colour bar beside them.
     ax : matplotlib axes, optional
 
     Raises
@@ -112,17 +119,18 @@ def sampling_points(
     frame_view(ax, np.concatenate([moved.reshape(-1, 2), regular.reshape(-1, 2)]), picture, margin)
     circles = _circles(ax, regular)
     moves = [_moves(ax, regular, moved[:, g], g) for g in range(grid.groups)]
-    norm = None if modulation is None else _norm(weight)
-    largest = float(np.abs(weight[np.isfinite(weight)]).max(initial=0.0))
+    norm = None if modulation is None else _norm(weight, limits)
+    largest = max(abs(norm.vmin), abs(norm.vmax)) if norm else 1.0
     taps = [_discs(ax, moved[:, g], weight[:, g], norm, largest, g) for g in range(grid.groups)]
     cross = _crosses(ax, grid, rows, columns)
     if numbers is None:
         numbers = margin is not None
     texts = _numbers(ax, moved, regular) if numbers else []
     bar = None
-    if modulation is not None:
+    if legend and modulation is not None:
         bar = ax.figure.colorbar(taps[0], ax=ax, label="modulation", shrink=0.8)
-    _legend(ax, grid.groups)
+    if legend:
+        _legend(ax, grid.groups)
     return SamplingPoints(ax, shown, taps, moves, circles, cross, texts, bar)
 
 
@@ -148,11 +156,11 @@ def _moves(ax: Axes, regular: np.ndarray, moved: np.ndarray, group: int) -> Line
     return lines
 
 
-def _norm(weight: np.ndarray) -> Any:
+def _norm(weight: np.ndarray, limits: tuple[float, float] | None) -> Any:
     from matplotlib.colors import Normalize
 
     finite = weight[np.isfinite(weight)]
-    low, high = (min(0.0, finite.min()), max(finite.max(), 0.0)) if finite.size else (0.0, 1.0)
+    low, high = limits or (finite.min(initial=0.0), finite.max(initial=0.0))
     return Normalize(low, high if high > low else low + 1.0)
 
 
@@ -177,8 +185,7 @@ def _discs(ax: Axes, moved: np.ndarray, weight: np.ndarray, norm: Any, largest: 
 
 
 def _crosses(ax: Axes, grid: SamplingGrid, rows: np.ndarray, columns: np.ndarray) -> PathCollection:
-    corners = as_numpy(grid.origins).T.reshape(*grid.output_size, 2)[rows, columns]
-    y, x = (corners + tap_centre(grid)).T
+    y, x = kernel_centres(grid)[rows, columns].T
     return ax.scatter(
         x,
         y,
@@ -202,12 +209,11 @@ def _legend(ax: Axes, groups: int) -> None:
     signs = [sign("output pixel", "+", "black", 9), sign("regular grid", "o", "0.6", 6)]
     names = ["taps"] if groups == 1 else [f"taps of group {g}" for g in range(groups)]
     signs += [sign(name, "o", group_colour(g), 9) for g, name in enumerate(names)]
-    columns = 3 if groups == 1 else 2
     ax.legend(
         handles=signs,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.06),
-        ncols=columns,
+        ncols=2,
         frameon=False,
         fontsize=9,
     )

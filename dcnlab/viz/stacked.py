@@ -16,6 +16,7 @@ from dcnlab.viz.canvas import (
     axes_or_new,
     frame_view,
     halo,
+    kernel_centres,
     require_image,
     require_index,
     require_modulation,
@@ -148,12 +149,13 @@ def _trace(
 
 def _affine(grid: SamplingGrid, outputs: np.ndarray) -> np.ndarray:
     """Return where output positions (y, x), whole or not, have the middle of their kernel."""
-    pixels = as_numpy(grid.origins).T.reshape(*grid.output_size, 2)
+    centres = kernel_centres(grid)
     stride = [
-        pixels[1, 0, 0] - pixels[0, 0, 0] if pixels.shape[0] > 1 else 1,
-        pixels[0, 1, 1] - pixels[0, 0, 1] if pixels.shape[1] > 1 else 1,
+        centres[1, 0, 0] - centres[0, 0, 0] if len(centres) > 1 else 1.0,
+        centres[0, 1, 1] - centres[0, 0, 1] if centres.shape[1] > 1 else 1.0,
     ]
-    return outputs * stride + pixels[0, 0] + tap_centre(grid)
+    there: np.ndarray = outputs * stride + centres[0, 0]
+    return there
 
 
 def _to_image(grids: Sequence[SamplingGrid], points: np.ndarray, layer: int) -> np.ndarray:
