@@ -84,7 +84,8 @@ def photos(scene: Scene) -> Figure:
 
 def fields(scene: Scene) -> Figure:
     """Draw the true offsets beside the learned ones, and the distances between them."""
-    figure = new_figure(11, 7.8)
+    height, width = scene.bent.shape
+    figure = new_figure(11, 6 * height / width + 0.8)
     axes = figure.subplots(2, 3)
     longest = float(np.linalg.norm(scene.truth, axis=-1).max())
     shown = [("true offsets", scene.truth)]
@@ -101,12 +102,13 @@ def fields(scene: Scene) -> Figure:
         "white",
         "true sampling grid",
     )
-    worst = max(float(np.linalg.norm(f - scene.truth, axis=-1).max()) for _, f in shown)
+    # One bad corner must not turn the rest of the map dark: the scale ends where 99 % of the pixels do.
+    most = max(float(np.quantile(np.linalg.norm(f - scene.truth, axis=-1), 0.99)) for _, f in shown)
     for ax, (_, field), learning in zip(axes[1, 1:], shown[1:], scene.learnings, strict=True):
         error = np.linalg.norm(field - scene.truth, axis=-1)
-        image = ax.imshow(error, cmap="cividis", vmin=0, vmax=worst)
+        image = ax.imshow(error, cmap="cividis", vmin=0, vmax=most)
         _plain(ax, f"{learning.sampler.name}: distance, mean {error.mean():.2f} px")
-    figure.colorbar(image, ax=axes[1, 1:], label="px", shrink=0.9)
+    figure.colorbar(image, ax=axes[1, 1:], label="px", shrink=0.9, extend="max")
     return figure
 
 
@@ -148,8 +150,8 @@ def taps(scene: Scene) -> Figure:
         sampler = learning.frames[frame]
         style: dict[str, Any] = {"limits": limits, "legend": False, "numbers": frame == 0}
         drawn = viz.sampling_points(scene.bent, sampler.grid(), sampler.modulation(), [pixel], ax=ax, **style)
-        ax.axhline(goal[0], color="white", linewidth=0.9, linestyle=":")
-        ax.axvline(goal[1], color="white", linewidth=0.9, linestyle=":")
+        ax.axhline(goal[0], color=group_colour(4), linewidth=1.2, linestyle=":")
+        ax.axvline(goal[1], color=group_colour(4), linewidth=1.2, linestyle=":")
         ax.set(xlim=(centre[1] - reach, centre[1] + reach), ylim=(centre[0] + reach, centre[0] - reach))
         ax.set_title(f"after {learning.frame_steps[frame]} steps", fontsize=11)
     figure.colorbar(drawn.taps[0], ax=axes, label="modulation", shrink=0.9)

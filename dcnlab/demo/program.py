@@ -152,9 +152,10 @@ def _scene(photo: Photo, seed: int, steps: tuple[int, int], progress: bool, say:
 
 def _learned_line(learning: Learning) -> str:
     ratio = learning.before / learning.after
+    verdict = f"{ratio:.1f} times smaller" if ratio > 1 else "no smaller"
     line = (
         f"{learning.sampler.name}: mean distance to the true offsets {learning.before:.3f} px before, "
-        f"{learning.after:.3f} px after: {ratio:.1f} times smaller ({learning.seconds:.1f} s)"
+        f"{learning.after:.3f} px after: {verdict} ({learning.seconds:.1f} s)"
     )
     if ratio < GOOD_RATIO:
         line += f". Less than {GOOD_RATIO:g} times: this photo has too little structure in places"
