@@ -160,7 +160,7 @@ def test_the_picture_can_be_made_alone(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 4])  # 4 has the smallest ratio of the seeds 0 to 15
+@pytest.mark.parametrize("seed", [4])  # the smallest ratio of the seeds 0 to 15
 def test_the_full_run_comes_five_times_closer(tmp_path, seed):
     results = run(out=tmp_path, seed=seed, progress=False)
     for operator in ("dcnv2", "dcnv3"):
