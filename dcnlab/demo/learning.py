@@ -138,7 +138,7 @@ def _progress(total: int, name: str, record: Learning, wanted: bool) -> Generato
 
         with tqdm(total=total, desc=name, unit="step", leave=False, dynamic_ncols=True) as bar:
             while True:
-                bar.set_postfix_str(f"{record.distances[-1]:.2f} px")
+                bar.set_postfix_str(f"{record.distances[-1]:.2f} px", refresh=False)
                 bar.update()
                 yield
     else:
