@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 DEMO_READY := $(VENV)/demo-ready
 WORKERS ?= auto
 
-.PHONY: demo test lint bench clean setup
+.PHONY: demo test lint bench figures clean setup
 
 demo: $(DEMO_READY)
 	$(BIN)/dcnlab demo
@@ -22,6 +22,14 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/dcnlab bench ops
+
+# Record anew what README.md shows: the demo's picture and numbers, and the benchmark's table.
+figures: $(READY)
+	$(BIN)/dcnlab demo --out dcnlab-demo
+	cp dcnlab-demo/demo.png docs/images/demo.png
+	cp dcnlab-demo/results.json docs/results/demo.json
+	$(BIN)/dcnlab bench ops --out docs/results/ops.json
+	$(BIN)/python docs/refresh.py
 
 setup: $(READY)
 

@@ -43,7 +43,8 @@ def demo_block(record: dict[str, Any]) -> str:
     ]
     return (
         f"Seed {record['seed']}: mean distance to the true warp, before and after learning: {' and '.join(parts)}, "
-        f"in {record['seconds']:.0f} s for everything."
+        f"in {record['seconds']:.0f} s for everything. Run by `dcnlab demo` on {record['machine']['date']}: "
+        f"{record['machine']['cpu']}, {record['machine']['system']}, Python {record['machine']['python']}."
     )
 
 

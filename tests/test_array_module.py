@@ -67,19 +67,18 @@ class Module(types.ModuleType):
 class StrictMatrix:
     """A sparse matrix of the stand-in."""
 
-    def __init__(self, arrays, shape):
-        assert all(type(a) is StrictArray for a in arrays)
-        self.matrix = scipy.sparse.csr_matrix(tuple(map(unwrap, arrays)), shape=shape)
+    def __init__(self, arrays, shape, turned=False):
+        (self.data, self.indices, self.indptr), self.shape, self.turned = arrays, shape, turned
 
     @property
     def T(self):
-        turned = object.__new__(StrictMatrix)
-        turned.matrix = self.matrix.T
-        return turned
+        return StrictMatrix((self.data, self.indices, self.indptr), self.shape, turned=True)
 
     def __matmul__(self, other):
-        assert type(other) is StrictArray
-        return wrap(self.matrix @ unwrap(other))
+        arrays = (self.data, self.indices, self.indptr)
+        assert all(type(a) is StrictArray for a in (*arrays, other))
+        matrix = scipy.sparse.csr_matrix(tuple(map(unwrap, arrays)), shape=self.shape)
+        return wrap((matrix.T if self.turned else matrix) @ unwrap(other))
 
 
 @pytest.fixture

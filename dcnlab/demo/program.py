@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import dcnlab
+from dcnlab.bench.timing import machine
 from dcnlab.demo.balance import balance_numbers, compare_modulations
 from dcnlab.demo.figures import Scene, all_figures, hero, short
 from dcnlab.demo.learning import Learning, learn
@@ -217,5 +217,5 @@ def _results(scene: Scene, table: Any, seed: int, size: int, steps: tuple[int, i
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("numpy", "scipy", "matplotlib", "pillow")},
         },
-        "platform": f"{sys.platform} {platform.machine()}",
+        "machine": machine(),
     }

@@ -188,9 +188,11 @@ def _table(head: Any, rows: Any, bad: list[bool] | None = None) -> str:
 
 
 def _footer(results: dict[str, Any]) -> str:
+    made = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     text = (
-        f"Made by dcnlab demo in {results['seconds']:.0f} s on {results['platform']}. {versions}. "
+        f"Made by dcnlab demo in {results['seconds']:.0f} s on {made['date']}, "
+        f"{made['cpu']}, {made['system']}. {versions}. "
         "All numbers are in results.json beside this file."
     )
     return html.escape(text)

@@ -25,6 +25,10 @@ from dcnlab.reference.combine import (
 )
 from dcnlab.reference.sampling import Cells, Frame, sample_gradients
 
+# Output pixels of one matrix product: enough for BLAS to run at full speed, few enough for their columns to stay in the
+# cache between the sampling and the product.
+PART_PIXELS = 784
+
 CELL_BYTES = 64  # workspace of one sample: its index, fractions, weights and entries of the matrix
 
 
@@ -68,11 +72,13 @@ def deform_conv2d(
         frame = Frame(input[image].transpose(1, 2, 0), grid.groups)
         for block in blocks(pixels, _column_bytes(input.shape[1], input, grid)):
             cells, m = _locate_columns(frame, grid, modulation, image, block)
-            columns = (frame.matrix(cells, m, taps=1) @ frame.rows).reshape(-1, taps, input.shape[1])
-            combined = combine(columns, transposed)  # (pixels, O)
-            if bias is not None:
-                combined += bias
-            output[image, :, block] = combined.T
+            start = block.start
+            for samples in frame.gather(frame.entries(cells, m, taps=1), PART_PIXELS * taps * grid.groups):
+                combined = combine(samples.reshape(-1, taps, input.shape[1]), transposed)  # (pixels, O)
+                if bias is not None:
+                    combined += bias
+                output[image, :, start : start + len(combined)] = combined.T
+                start += len(combined)
     return output.reshape(n, channels_out, *grid.output_size)
 
 
@@ -111,7 +117,7 @@ def deform_conv2d_backward(
         arriving = grad_output[image].reshape(len(weight), pixels)
         for block in blocks(pixels, _column_bytes(channels, input, grid)):
             cells, m = _locate_columns(frame, grid, modulation, image, block)
-            sampling = frame.matrix(cells, m, taps=1)
+            sampling = frame.matrix(frame.entries(cells, m, taps=1))
             columns = (sampling @ frame.rows).reshape(-1, taps, channels)
             grad_matrix += weight_gradient(arriving[:, block], columns, len(matrix))
             del columns  # as large as what comes next, which then takes its place in memory
@@ -161,7 +167,7 @@ def dcnv3(
         frame = Frame(input[image], groups)
         for block in blocks(pixels, groups * taps * CELL_BYTES):
             cells, m = _locate(frame, grid, modulation, image, block)
-            output[image, block] = (frame.matrix(cells, m, taps) @ frame.rows).reshape(-1, channels)
+            output[image, block] = (frame.matrix(frame.entries(cells, m, taps)) @ frame.rows).reshape(-1, channels)
     return output.reshape(n, *grid.output_size, channels)
 
 
@@ -195,7 +201,7 @@ def dcnv3_backward(
         for block in blocks(pixels, _column_bytes(channels, input, grid)):
             cells, m = _locate(frame, grid, modulation, image, block)
             grad = arriving[block.start * groups : block.stop * groups]
-            grad_rows += frame.matrix(cells, m, taps).T @ grad
+            grad_rows += frame.matrix(frame.entries(cells, m, taps)).T @ grad
             rows = Cells(*(part.reshape(-1, taps) for part in cells))
             dots = [dot.reshape(cells.ly.shape) for dot in frame.corner_dots(rows, grad)]  # (pixels, G, K)
             grad_y, grad_x, grad_mask[image, block] = sample_gradients(cells, dots, m)

@@ -28,6 +28,7 @@ which is cropped away.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from dcnlab.arrays import Array, array_module, blocks, sparse_module
@@ -45,6 +46,13 @@ class Cells(NamedTuple):
     index: Array  # row of Frame.rows that holds the top-left corner
     ly: Array  # how far down the cell, 0 to 1
     lx: Array  # how far to the right, 0 to 1
+
+
+class Entries(NamedTuple):
+    """The entries of a sampling matrix, four for every sample that a row sums."""
+
+    weights: Array  # (rows, 4*taps): weight of the corner, times the modulation
+    columns: Array  # (rows, 4*taps): row of Frame.rows that holds the corner
 
 
 class Frame:
@@ -116,8 +124,8 @@ class Frame:
         index += group
         return Cells(index, ly, lx)
 
-    def matrix(self, cells: Cells, modulation: Array | None, taps: int) -> Any:
-        """Return the sparse sampling matrix S, (samples/taps, len(self.rows)), with 4*taps entries a row.
+    def entries(self, cells: Cells, modulation: Array | None, taps: int) -> Entries:
+        """Return the entries of the sampling matrix S, row by row.
 
         With ``taps=1`` every sample is a row: the columns of DCNv2. With ``taps=K`` a row sums the K modulated samples
         that lie next to each other in memory: the whole of DCNv3.
@@ -125,9 +133,26 @@ class Frame:
         xp = array_module(cells.ly)
         weights = xp.stack(corner_weights(cells, modulation), axis=-1)
         columns = xp.stack([cells.index + self.index_type(step) for step in self.corners], axis=-1)
-        starts = xp.arange(0, columns.size + 1, 4 * taps, dtype=self.index_type)
-        shape = (cells.index.size // taps, len(self.rows))
+        return Entries(weights.reshape(-1, 4 * taps), columns.reshape(-1, 4 * taps))
+
+    def matrix(self, entries: Entries) -> Any:
+        """Return S as a sparse matrix, (rows, len(self.rows))."""
+        weights, columns = entries
+        xp = array_module(weights)
+        starts = xp.arange(0, columns.size + 1, columns.shape[1], dtype=self.index_type)
+        shape = (len(columns), len(self.rows))
         return sparse_module(xp).csr_matrix((weights.reshape(-1), columns.reshape(-1), starts), shape=shape)
+
+    def gather(self, entries: Entries, part: int) -> Iterator[Array]:
+        """Yield S @ self.rows, `part` rows at a time: the samples are used while they are still in the cache."""
+        matrix = None
+        for start in range(0, len(entries.weights), part):
+            piece = Entries(entries.weights[start : start + part], entries.columns[start : start + part])
+            if matrix is None or len(piece.weights) < part:
+                matrix = self.matrix(piece)
+            else:  # the rows start where the last part's did: building another matrix would take as long as using it
+                matrix.data, matrix.indices = piece.weights.reshape(-1), piece.columns.reshape(-1)
+            yield matrix @ self.rows
 
     def corner_dots(self, cells: Cells, grad: Array) -> list[Array]:
         """Return <corner, grad> over the channels for the four corners of every sample, each (rows, taps).
@@ -225,7 +250,7 @@ def sampling_matrix(positions: Array, modulation: Array | None, height: int, wid
         raise ValueError("positions and modulation must not be NaN: a NaN has no column to stand in")
     column = xp.arange(height * width)
     inner = (column // width + 1) * frame.shape[1] + column % width + 1
-    matrix = frame.matrix(cells, weight, taps=1).tocsr()[:, inner]
+    matrix = frame.matrix(frame.entries(cells, weight, taps=1))[:, inner]
     matrix.eliminate_zeros()
     return matrix
 

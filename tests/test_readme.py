@@ -1,0 +1,57 @@
+"""README.md: its numbers are those of the recorded runs, and its links lead somewhere."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from dcnlab.bench.ops import BOUNDS, MEMORY_BOUND_MB, SPEEDUP_BOUND
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def refresh():
+    spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_blocks_are_what_the_recorded_runs_say(refresh):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert refresh.refreshed(readme) == readme, "run: python docs/refresh.py"
+    with pytest.raises(ValueError, match="no block for"):
+        refresh.refreshed("nothing here")
+
+
+def test_the_recorded_runs_keep_the_bounds():
+    """Not a timed test: it reads the record that README.md shows."""
+    record = json.loads((ROOT / "docs" / "results" / "ops.json").read_text(encoding="utf-8"))
+    for row in record["deform_conv2d"]:
+        for name, bound in BOUNDS.items():
+            assert row["ratio"][name] <= bound, f"{row['size']}: {name}"
+    assert record["dcnv3"]["speedup"] >= SPEEDUP_BOUND
+    assert record["memory"]["forward_workspace_mb"] < MEMORY_BOUND_MB
+    assert record["memory"]["backward_workspace_mb"] < MEMORY_BOUND_MB
+    demo = json.loads((ROOT / "docs" / "results" / "demo.json").read_text(encoding="utf-8"))
+    for name in ("dcnv2", "dcnv3"):
+        assert demo[name]["before"] >= 5 * demo[name]["after"]
+    assert demo["seconds"] < 60
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_local_links_resolve(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    assert links or page != "README.md"
+    for link in links:
+        assert (ROOT / link).exists(), f"{page} links to {link}"
+
+
+def test_the_two_commands_stand_at_the_top():
+    first_screen = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:14]
+    commands = [line.split("#")[0].strip() for line in first_screen if line.startswith("    make ")]
+    assert commands == ["make demo", "make test"]
