@@ -57,8 +57,7 @@ def require_arrays(operator: str, **arrays: Array) -> None:
     for name, array in others:
         if array.dtype != first[1].dtype:
             raise TypeError(
-                f"{operator}: all arrays must have one dtype, got {first[0]} {first[1].dtype} "
-                f"and {name} {array.dtype}"
+                f"{operator}: all arrays must have one dtype, got {first[0]} {first[1].dtype} and {name} {array.dtype}"
             )
         if is_cupy(array) != is_cupy(first[1]):
             raise TypeError(

@@ -116,9 +116,7 @@ def dcnv3_from_dcnv2(
     n, _, groups, count, _ = moved.shape
     moved = moved.reshape(n, *grid.output_size, groups, count, 2)
     layout = "dcnv3"
-    return geometry.packed_offset(moved, layout=layout), geometry.packed_modulation(
-        mask2[..., order], layout=layout
-    )
+    return geometry.packed_offset(moved, layout=layout), geometry.packed_modulation(mask2[..., order], layout=layout)
 
 
 def _column_major(kernel_size: IntOrPair) -> np.ndarray:

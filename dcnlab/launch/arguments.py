@@ -51,9 +51,7 @@ def shared_bytes(value: Any) -> int:
     return int(value)
 
 
-def check_arguments(
-    kernel: str, parameters: Sequence[Parameter], arguments: Sequence[Any], target: str
-) -> list[Any]:
+def check_arguments(kernel: str, parameters: Sequence[Parameter], arguments: Sequence[Any], target: str) -> list[Any]:
     """Return the arguments, scalars as 0-d arrays of exactly the parameter's type, arrays as they are.
 
     Raises

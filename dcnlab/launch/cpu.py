@@ -134,7 +134,9 @@ class CpuKernel:
     ) -> None:
         """Run the kernel to its end. `arguments` have been checked."""
         if stream is not None:
-            raise ValueError(f"{self._name}: a stream is for target='cuda'; on the CPU a launch returns when it is done")
+            raise ValueError(
+                f"{self._name}: a stream is for target='cuda'; on the CPU a launch returns when it is done"
+            )
         self._check_sizes(arguments)
         arrays = [value for p, value in zip(self._parameters, arguments, strict=True) if p.pointer]
         arena = Arena(arrays) if self._checked else None

@@ -164,9 +164,7 @@ def _parameter(text: str, filled: dict[str, str]) -> Parameter:
     shown = " ".join(written.split())
     pointer = stars > 0 or scattered is not None
     dtype, lanes, alignment = _element(base) if stars < 2 else (np.dtype("uint64"), 1, 8)
-    return Parameter(
-        name, shown, pointer, dtype, lanes, alignment, pointer and not constant, scattered is not None
-    )
+    return Parameter(name, shown, pointer, dtype, lanes, alignment, pointer and not constant, scattered is not None)
 
 
 def _element(base: str) -> tuple[np.dtype | None, int, int]:

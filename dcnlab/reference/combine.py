@@ -16,9 +16,7 @@ def weight_matrix(weight: Array, groups: int) -> Array:
     xp = array_module(weight)
     out, per_group, kh, kw = weight.shape
     split = weight.reshape(groups, out // groups, per_group, kh * kw)
-    return xp.ascontiguousarray(split.transpose(0, 3, 2, 1)).reshape(
-        groups, kh * kw * per_group, out // groups
-    )
+    return xp.ascontiguousarray(split.transpose(0, 3, 2, 1)).reshape(groups, kh * kw * per_group, out // groups)
 
 
 def weight_from_matrix(matrix: Array, shape: tuple[int, ...]) -> Array:

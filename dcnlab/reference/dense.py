@@ -23,9 +23,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
     return output
 
 
-def linear_backward(
-    grad_output: Array, input: Array, weight: Array, bias: Array | None = None
-) -> LinearGrads:
+def linear_backward(grad_output: Array, input: Array, weight: Array, bias: Array | None = None) -> LinearGrads:
     """Return the gradients of sum(output * grad_output)."""
     rows = grad_output.reshape(-1, len(weight))  # (batch, out)
     return LinearGrads(

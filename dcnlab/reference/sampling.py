@@ -75,9 +75,7 @@ class Frame:
         self.nowhere = ((height + 1) * (width + 3) + width + 1) * groups
         self.index_type = xp.int32 if len(self.rows) < 2**31 else xp.int64
 
-    def locate(
-        self, base: Array, displacement: Array, group: Array, modulation: Array | None = None
-    ) -> Cells:
+    def locate(self, base: Array, displacement: Array, group: Array, modulation: Array | None = None) -> Cells:
         """Return the cells of the samples at ``base + displacement``.
 
         Parameters
@@ -105,9 +103,7 @@ class Frame:
         row *= self.shape[1]
         row += column
         row *= self.groups
-        index = xp.where(
-            inside, row + self.corners[3], self.index_type(self.nowhere)
-        )  # (y, x) stands at (y+1, x+1)
+        index = xp.where(inside, row + self.corners[3], self.index_type(self.nowhere))  # (y, x) stands at (y+1, x+1)
         return Cells(index + group, ly, lx)
 
     def matrix(self, cells: Cells, modulation: Array | None, taps: int) -> Any:

@@ -13,7 +13,7 @@
 #define __shared__ thread_local
 #define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 #define __grid_constant__
 
 #define DCNLAB_VECTOR1(T, NAME)  \

@@ -255,12 +255,13 @@ Meeting* Block::meet(Operation operation, unsigned mask, const void* value, int 
               named, mask & ~warp.alive);
     Meeting* meeting = nullptr;
     for (Meeting* open : warp.open) {
-        if (!(open->mask & mask)) continue;
-        if (open->mask != mask || open->operation != operation)
+        if (open->mask == mask && open->operation == operation) meeting = open;
+        // A lane that this one needs waits there, and needs this one.
+        else if ((open->mask & bit) && (open->arrived & mask))
             fault("bad shuffle mask", file, line,
-                  "lane %u calls with the mask 0x%08x while other lanes of its warp wait at line %d with the mask 0x%08x",
-                  lane, named, open->line, open->mask);
-        meeting = open;
+                  "lane %u calls with the mask 0x%08x while lanes 0x%08x of its warp wait for it at line %d with the mask "
+                  "0x%08x",
+                  lane, named, open->arrived, open->line, open->mask);
     }
     if (!meeting) {
         if (free_meetings_.empty()) {
@@ -324,9 +325,10 @@ void warp_barrier(unsigned mask, const char* file, int line) {
 }
 void exchange(unsigned mask, const void* mine, void* theirs, int bytes, int source, const char* file, int line) {
     Meeting* meeting = block->meet(Operation::SHUFFLE, mask, mine, bytes, 0, file, line);
-    if (source < 0 || source >= int(WARP) || !((meeting->mask >> source) & 1u))
-        fault("bad shuffle mask", file, line, "lane %d reads from lane %d, which the mask 0x%08x does not name", int(block->thread() % WARP),
-              source, mask);
+    const bool named = source >= 0 && source < int(WARP) && ((mask >> source) & 1u);
+    if (!named || !((meeting->mask >> source) & 1u))
+        fault("bad shuffle mask", file, line, "lane %d reads from lane %d, %s (mask 0x%08x)", int(block->thread() % WARP),
+              source, named ? "which this short warp does not have" : "which the mask does not name", mask);
     memcpy(theirs, meeting->values[source], size_t(bytes));
     block->leave(meeting);
 }
