@@ -50,7 +50,8 @@ class KernelFault(RuntimeError):
     kernel : str
     kind : str
         "out of bounds", "misaligned access", "null pointer", "data race", "uninitialised shared memory", "divergent
-        barrier", "bad shuffle mask", "deadlock", "undefined behaviour", "assertion failed", "trap" or "out of memory".
+        barrier", "bad shuffle mask", "deadlock", "undefined behaviour", "memory fault", "arithmetic fault", "assertion
+        failed", "trap" or "out of memory".
     at : Access
     other : Access or None
         The other side of a data race.
@@ -139,13 +140,12 @@ def _line_of(place: _Place, library: Path) -> tuple[str, int]:
 
 def _line_of_address(address: int, library: Path) -> tuple[str, int]:
     """Ask the debug information. Every compiler but ziglang brings one of these tools along."""
-    for tool in ("addr2line", "llvm-addr2line", "llvm-symbolizer"):
-        if shutil.which(tool) is None:
-            continue
+    tools = [tool for tool in ("addr2line", "llvm-addr2line", "llvm-symbolizer") if shutil.which(tool)]
+    for tool in tools:
         style = ["--output-style=GNU"] if tool == "llvm-symbolizer" else []
         command = [tool, *style, "-e", str(library), hex(address)]
         found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         match = re.match(r"(.+):(\d+)", found)
         if match and match[1] != "??":
             return match[1], int(match[2])
-    return "an unknown line (install binutils, for addr2line)", 0
+    return ("" if tools else "an unknown line (install binutils, which has addr2line)"), 0

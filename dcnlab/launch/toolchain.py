@@ -25,7 +25,7 @@ BASE = ("-std=c++20", "-fPIC", "-pthread", "-Wno-unknown-pragmas")
 MODES = {
     "fast": ("-O3", _ARCHITECTURE, "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
     # Only compiled with the sanitizers, never linked with them: our runtime answers their calls.
-    "check": ("-O1", "-gdwarf-4", "-DDCNLAB_CHECK", "-fsanitize=thread,bounds"),
+    "check": ("-O1", "-gdwarf-4", "-DDCNLAB_CHECK", "-fsanitize=thread,bounds,alignment"),
     "ubsan": ("-O1", "-gdwarf-4", "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=vptr"),
 }
 

@@ -10,7 +10,11 @@
 #define __managed__
 #define __constant__ static
 // One copy per worker thread, and so per running block. A block-scope thread_local is implicitly static.
+#if defined(__clang__)
 #define __shared__ thread_local
+#else
+#define __shared__ constinit thread_local  // without it, g++ guards arrays of __half against being initialised twice
+#endif
 #define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n) __attribute__((aligned(n)))

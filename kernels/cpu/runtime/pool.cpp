@@ -14,6 +14,7 @@
 
 #include "check.h"
 #include "fault.h"
+#include "trap.h"
 
 namespace dcnlab_cpu {
 namespace {
@@ -103,6 +104,7 @@ class Worker {
 public:
     // Out of memory is a fault like others: an exception must leave neither a fiber nor the C interface.
     void work(Job& job) {
+        const SignalStack stack;
         try {
             prepare_and_run(job);
         } catch (const std::bad_alloc&) {
@@ -175,6 +177,7 @@ public:
             request.workers = unsigned(workers = std::max<size_t>(1, COPIES_BYTES / job.copy_bytes()));
         job.chunk = std::max<size_t>(1, blocks / (workers * 16));
         start_reporting(request.report);
+        const Traps traps;
         if (workers > 1) {
             std::lock_guard<std::mutex> lock(mutex_);
             job_ = &job;

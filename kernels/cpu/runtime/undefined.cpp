@@ -1,7 +1,6 @@
 // Undefined behaviour: the calls that -fsanitize=undefined puts into a kernel, answered with a report instead of the
 // sanitizer's own library. Each passes a record that begins with the file and line.
 #include <cstdint>
-#include <cstdio>
 
 #include "fault.h"
 
@@ -72,11 +71,11 @@ extern "C" void __ubsan_handle_out_of_bounds(void* data, uintptr_t index) {
 
 extern "C" void __ubsan_handle_type_mismatch_v1(void* data, uintptr_t pointer) {
     const auto& record = *static_cast<const AccessData*>(data);
-    if (!pointer) undefined(data, "access through a null pointer");
-    char what[160];
-    if (pointer & ((uintptr_t(1) << record.log_alignment) - 1))
-        snprintf(what, sizeof what, "misaligned access: %s needs an address that is a multiple of %u", record.type->name,
-                 1u << record.log_alignment);
-    else snprintf(what, sizeof what, "access to memory too small for %s", record.type->name);
-    undefined(data, what);
+    const unsigned alignment = 1u << record.log_alignment;
+    const char* file = record.where.file;
+    if (!pointer) fault("null pointer", file, int(record.where.line), "access through a null pointer");
+    if (pointer % alignment)
+        fault("misaligned access", file, int(record.where.line), "%s needs an address that is a multiple of %u",
+              record.type->name, alignment);
+    undefined(data, "access to memory too small for its type");
 }
