@@ -21,7 +21,7 @@ from dcnlab.launch.faults import Report, fault_from
 from dcnlab.launch.signature import Parameter
 from dcnlab.launch.sources import Source, include_folders, kernels_folder
 from dcnlab.launch.threads import limit_blas, num_threads
-from dcnlab.launch.toolchain import BASE, MODES, Compiler, find_compiler
+from dcnlab.launch.toolchain import BASE, Compiler, find_compiler
 
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+[^;\[]*?(\w+)\s*\[\s*\]\s*;")
 
@@ -79,7 +79,7 @@ class CpuBackend:
         folder = cache.cache_folder()
         runtime = _build_runtime(compiler, folder)
         wrapper = _wrapper(source, names)
-        flags = [*BASE, "-fvisibility=hidden", *MODES[mode], *options]
+        flags = [*compiler.flags(mode), "-fvisibility=hidden", *options]
         key = _key(compiler.identity, runtime.name, wrapper, source.text, *source.included.values(), *flags)
 
         def make(library: Path) -> None:
@@ -90,7 +90,7 @@ class CpuBackend:
             header = ["-include", str(kernels_folder() / "cpu" / "cuda_cpu.h")]
             compile_ = [*flags, *includes, *header, "-c", str(code), "-o", str(compiled)]
             compiler.run(*compile_, source_name=source.name)
-            link = ["-shared", "-pthread", str(compiled), str(runtime), "-Wl,-rpath,$ORIGIN", "-o", str(library)]
+            link = [*compiler.flags("fast"), "-shared", str(compiled), str(runtime), "-Wl,-rpath,$ORIGIN", "-o", str(library)]
             compiler.run(*link, source_name=source.name)
 
         stem = re.sub(r"\W+", "_", source.name.removesuffix(".cu"))

@@ -28,6 +28,8 @@ MODES = {
     "check": ("-O1", "-gdwarf-4", "-DDCNLAB_CHECK", "-fsanitize=thread,bounds,alignment"),
     "ubsan": ("-O1", "-gdwarf-4", "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=vptr"),
 }
+# ziglang's clang comes with -fsanitize=undefined turned on, and set to trap rather than to call us.
+CLANG = ("-fno-sanitize=undefined", "-fno-sanitize-trap=all")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Compiler:
     def identity(self) -> str:
         """Everything about compiler and processor that may change what comes out."""
         return "\n".join([*self.command, self.version, platform.machine(), _processor()])
+
+    def flags(self, mode: str) -> tuple[str, ...]:
+        """Return the flags of a mode: "fast", "check" or "ubsan"."""
+        return (*BASE, *(CLANG if "clang" in self.version else ()), *MODES[mode])
 
     def run(self, *arguments: str, source_name: str) -> None:
         """Run the compiler; raise KernelCompileError with its first error."""

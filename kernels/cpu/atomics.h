@@ -10,8 +10,10 @@
 #if defined(DCNLAB_CHECK)
 #define DCNLAB_WATCH(address, bytes, reads) \
     ::dcnlab_cpu::watch_atomic(address, int(bytes), reads, __builtin_return_address(0))
+#define DCNLAB_ALONE true  // a checked launch has one worker
 #else
 #define DCNLAB_WATCH(address, bytes, reads) ((void)0)
+#define DCNLAB_ALONE ::dcnlab_cpu::control.alone
 #endif
 
 namespace dcnlab_cpu {
@@ -24,11 +26,12 @@ template <> struct Bits<8> { using type = uint64_t; };
 // Replace *address by change(*address), relaxed as in CUDA; return the old value.
 template <typename T, typename Change>
 __attribute__((always_inline, no_sanitize("thread"))) static inline T replace(T* address, Change change) {
-    if (control.alone) {
+    if (DCNLAB_ALONE) {
         const T old = *address;
         *address = change(old);
         return old;
     }
+#if !defined(DCNLAB_CHECK)
     using Word = typename Bits<sizeof(T)>::type;
     Word* word = reinterpret_cast<Word*>(address);
     Word seen = __atomic_load_n(word, __ATOMIC_RELAXED);
@@ -37,6 +40,7 @@ __attribute__((always_inline, no_sanitize("thread"))) static inline T replace(T*
         const Word wanted = std::bit_cast<Word>(T(change(old)));
         if (__atomic_compare_exchange_n(word, &seen, wanted, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return old;
     }
+#endif
 }
 
 // Set while the library loads, by the very existence of a floating-point atomicAdd in it: the order of such sums

@@ -32,7 +32,7 @@ __global__ void far_away(const float* x, float* y, int n) {
     y[0] = *(x + (1ll << 40));  // BUG
 }
 __global__ void null_pointer(const float* x, float* y, int n) {
-    const float* p = n > 0 ? nullptr : x;
+    const float* p = x - reinterpret_cast<unsigned long long>(x) / 4;
     y[0] = p[3];  // BUG
 }
 __global__ void vector_past_the_end(const float* x, float* y, int n) {
@@ -382,11 +382,11 @@ __global__ void local_index(const float* x, int* y, int n) {
 }
 __global__ void null_reference(const float* x, int* y, int n) {
     const float* p = n > 0 ? nullptr : x;
-    y[0] = int(p[1]);  // BUG
+    y[0] = int(p[0]);  // BUG
 }
 }
 """
-KINDS = {"shared_index": "out of bounds", "local_index": "out of bounds", "null_reference": "memory fault"}
+KINDS = {"shared_index": "out of bounds", "local_index": "out of bounds", "null_reference": "null pointer"}
 KINDS["misaligned"] = "misaligned access"
 
 
