@@ -31,7 +31,7 @@ def instance(kernel, dtype, width=None):
     return f"{kernel}<{', '.join([*types, *([str(width)] if width else [])])}>"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compiled(path, names, mode="fast", thread_order="forward"):
     return module(path, names, target="cpu", mode=mode, thread_order=thread_order)
 

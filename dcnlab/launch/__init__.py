@@ -5,8 +5,8 @@
     kernels = module("sampling/1_naive.cu", ["sample_bilinear<float, float>"], target="cpu")
     kernels["sample_bilinear<float, float>"][grid, block](*arguments)
 
-`target="cpu"` compiles the unchanged file with the machine's C++ compiler against kernels/cpu; `mode="check"` then finds
-out-of-bounds accesses, data races, reads of uninitialised shared memory, and says where.
+`target="cpu"` compiles the unchanged file with the machine's C++ compiler against kernels/cpu; `mode="check"` then
+finds out-of-bounds accesses, data races, reads of uninitialised shared memory, and says where.
 """
 
 from dcnlab.launch.cache import cache_folder

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from dcnlab.launch import cache
-from dcnlab.launch.arguments import MOST_SHARED_BYTES
 from dcnlab.launch.arena import Arena
+from dcnlab.launch.arguments import MOST_SHARED_BYTES
 from dcnlab.launch.faults import Report, fault_from
 from dcnlab.launch.signature import Parameter
 from dcnlab.launch.sources import Source, include_folders, kernels_folder
@@ -90,7 +90,15 @@ class CpuBackend:
             header = ["-include", str(kernels_folder() / "cpu" / "cuda_cpu.h")]
             compile_ = [*flags, *includes, *header, "-c", str(code), "-o", str(compiled)]
             compiler.run(*compile_, source_name=source.name)
-            link = [*compiler.flags("fast"), "-shared", str(compiled), str(runtime), "-Wl,-rpath,$ORIGIN", "-o", str(library)]
+            link = [
+                *compiler.flags("fast"),
+                "-shared",
+                str(compiled),
+                str(runtime),
+                "-Wl,-rpath,$ORIGIN",
+                "-o",
+                str(library),
+            ]
             compiler.run(*link, source_name=source.name)
 
         stem = re.sub(r"\W+", "_", source.name.removesuffix(".cu"))
@@ -231,7 +239,7 @@ def _key(*parts: str) -> str:
 _loading = threading.Lock()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _load_once(path: str) -> ctypes.CDLL:
     library = ctypes.CDLL(path)
     if hasattr(library, "dcnlab_report_bytes"):

@@ -6,6 +6,9 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from dcnlab.arrays import is_cupy
 from dcnlab.errors import BackendUnavailable
 from dcnlab.launch.signature import Parameter
 from dcnlab.launch.sources import Source, include_folders
@@ -50,9 +53,9 @@ class CudaKernel:
         """Enqueue the kernel and return at once. `arguments` have been checked."""
         here = self._cupy.cuda.Device().id
         for value in arguments:
-            device = getattr(value, "device", None)
-            if hasattr(device, "id") and device.id != here:
-                raise ValueError(f"{self._name}: an array lies on device {device.id}, the current device is {here}")
+            there = value.device.id if is_cupy(value) else here
+            if there != here:
+                raise ValueError(f"{self._name}: an array lies on device {there}, the current device is {here}")
         if shared > DEFAULT_SHARED_BYTES:
             self._function.max_dynamic_shared_size_bytes = shared
         with stream if stream is not None else contextlib.nullcontext():
@@ -62,10 +65,8 @@ class CudaKernel:
 def _for_cupy(value: Any) -> Any:
     """CuPy takes null pointers as the integer 0, numbers as NumPy scalars and structs as arrays of one record."""
     if value is None:
-        import numpy as np
-
         return np.uint64(0)
-    return value[()] if getattr(value, "ndim", None) == 0 and value.dtype.kind in "biuf" else value
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "biuf" else value
 
 
 def _import_cupy() -> Any:

@@ -146,7 +146,9 @@ class Kernel:
     def __getitem__(self, configuration: Any) -> Launcher:
         if not isinstance(configuration, tuple) or not 2 <= len(configuration) <= 4:
             raise TypeError(f"{self.name}: launch as kernel[grid, block] or kernel[grid, block, shared_bytes, stream]")
-        grid, block, shared, stream = (*configuration, *(0, None)[len(configuration) - 2 :])
+        grid, block, *rest = configuration
+        shared = rest[0] if rest else 0
+        stream = rest[1] if len(rest) > 1 else None
         return Launcher(
             self,
             dimensions(grid, f"{self.name}: grid", MOST_OF_GRID),
@@ -165,6 +167,7 @@ class Launcher:
         self._kernel, self._grid, self._block, self._shared, self._stream = kernel, grid, block, shared, stream
 
     def __call__(self, *arguments: Any) -> None:
+        """Check the arguments and run the kernel: on the CPU to its end, on a GPU on the current stream."""
         kernel = self._kernel
         checked = check_arguments(kernel.name, kernel.parameters, arguments, kernel.target)
         kernel._raw.launch(self._grid, self._block, self._shared, self._stream, checked)

@@ -16,6 +16,7 @@ __global__ void fill(const float* __restrict__ source, T* target, int count, T f
     if (quads && threadIdx.x == 0) quads[0].w = 5.0f;
 }
 """
+SOURCE_IS = "source (const float* __restrict__)"
 PAIR = np.dtype([("a", np.int32), ("b", np.float64)], align=True)
 
 
@@ -87,9 +88,9 @@ def read_only(array):
         ({"factor": np.float32(1)}, TypeError, "factor (double) must be float64, got float32 1.0"),
         ({"pair": 3}, TypeError, "pair (Pair) is passed by value"),
         ({"pair": np.array((1, 2), "i4,i4")}, TypeError, "pair (Pair) must have 16 bytes"),
-        ({"source": np.zeros(4)}, TypeError, "source (const float* __restrict__) must be an array of float32, got float64"),
-        ({"source": [1.0]}, TypeError, "source (const float* __restrict__) must be a NumPy array for target='cpu', got list"),
-        ({"source": np.zeros(8, np.float32)[::2]}, ValueError, "source (const float* __restrict__) must be C-contiguous"),
+        ({"source": np.zeros(4)}, TypeError, SOURCE_IS + " must be an array of float32, got float64"),
+        ({"source": [1.0]}, TypeError, SOURCE_IS + " must be a NumPy array for target='cpu', got list"),
+        ({"source": np.zeros(8, np.float32)[::2]}, ValueError, SOURCE_IS + " must be C-contiguous"),
         ({"target": read_only(np.zeros(4))}, ValueError, "target (double*) must be writable, got a read-only array"),
         ({"quads": np.zeros(6, np.float32)}, ValueError, "quads (float4*) must have a multiple of 4 elements, got 6"),
         ({"quads": not_aligned_to_16()}, ValueError, "quads (float4*) must be aligned to 16 bytes"),

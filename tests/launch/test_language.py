@@ -1,5 +1,7 @@
 """CUDA C++ on the CPU means what it means on a GPU."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -63,7 +65,8 @@ __global__ void votes(const int* x, unsigned* y) {
     int lane = threadIdx.x;
     unsigned ballot = __ballot_sync(0xffffffffu, x[lane] > 3);
     int any = __any_sync(0xffffffffu, x[lane] > 30), all = __all_sync(0xffffffffu, x[lane] >= 0);
-    int count = __syncthreads_count(x[lane] > 3), both = __syncthreads_and(x[lane] >= 0), one = __syncthreads_or(x[lane] > 99);
+    int count = __syncthreads_count(x[lane] > 3), both = __syncthreads_and(x[lane] >= 0);
+    int one = __syncthreads_or(x[lane] > 99);
     if (lane == 0) { y[0] = ballot; y[1] = any; y[2] = all; y[3] = count; y[4] = both; y[5] = one; }
 }
 __global__ void short_warp(const float* x, float* y) {  // a block of 40: its second warp has 8 lanes
@@ -104,11 +107,12 @@ template <typename T, int N> struct Sum {
     static __device__ __forceinline__ T of(const T* x) { T s = 0; for (int i = 0; i < N; ++i) s += x[i]; return s; }
 };
 template <typename T, int N>
-__global__ void __launch_bounds__(64) sums(const T* __restrict__ x, T* __restrict__ y) { y[INDEX] = Sum<T, N>::of(x + INDEX * N); }
+__global__ void __launch_bounds__(64) sums(const T* __restrict__ x, T* __restrict__ y) {
+    y[INDEX] = Sum<T, N>::of(x + INDEX * N);
+}
 }
 """
-NAMES = """reverse_static reverse_dynamic bytes_dynamic stale_shared where divergent_warps shuffles votes short_warp atomics
-vectors halves tables asserts""".split()
+NAMES = re.findall(r"^__global__ void (?!__)(\w+)", SOURCE, re.MULTILINE)
 TEMPLATES = ["space::sums<float, 3>", "space::sums<double, 2>", "space::sums<long long, 4>"]
 ORDERS = ("forward", "backward", 7)
 
@@ -145,7 +149,8 @@ def test_three_dimensions(kernels):
     assert np.array_equal(y, np.arange(24)[:, None] * 1000 + np.arange(30))
 
 
-def test_warps_that_diverge(kernels, rng=np.random.default_rng(0)):  # noqa: B008
+def test_warps_that_diverge(kernels):
+    rng = np.random.default_rng(0)
     x = rng.integers(-9, 9, 96).astype(np.float32)
     y = np.zeros_like(x)
     kernels["divergent_warps"][1, 96](x, y)
@@ -177,7 +182,7 @@ def test_votes(kernels):
 def test_a_warp_that_is_not_full(kernels):
     x = np.arange(40, dtype=np.float32)
     y = np.zeros_like(x)
-    with pytest.raises(KernelFault, match="reads from lane .*, which this short warp does not have") as caught:
+    with pytest.raises(KernelFault, match=r"reads from lane .*, which this short warp does not have") as caught:
         kernels["short_warp"][1, 40](x, y)
     assert caught.value.kind == "bad shuffle mask"
 
@@ -207,8 +212,8 @@ def test_vector_types(kernels):
 
 def test_half(kernels):
     x = np.linspace(-3, 3, 64).astype(np.float16)
-    narrow = np.array([0, -0.0, 1e-8, 6e-8, 3e-5, 1e-4, 1 / 3, 65519, 65520, 1e30, np.inf, -np.inf, np.nan, 2049, 2051]
-                      + list(np.random.default_rng(1).standard_normal(49)), np.float32)  # fmt: skip
+    special = [0, -0.0, 1e-8, 6e-8, 3e-5, 1e-4, 1 / 3, 65519, 65520, 1e30, np.inf, -np.inf, np.nan, 2049, 2051]
+    narrow = np.array([*special, *np.random.default_rng(1).standard_normal(49)], np.float32)
     y, z, wide, rounded = np.zeros_like(x), np.zeros((64, 2), np.float16), np.zeros(64, np.float32), np.zeros_like(x)
     kernels["halves"][1, 64](x, y, z, wide, narrow, rounded)
     assert np.array_equal(y, x * x + np.float16(1))
@@ -243,7 +248,8 @@ def test_software_half_agrees_with_the_hardware(compiler):
     """Compilers without _Float16 get our own conversions: all halves, and floats around every rounding boundary."""
     source = r"""
     #include <cuda_fp16.h>
-    extern "C" __global__ void both(const unsigned short* bits, float* wide, const float* x, unsigned short* narrow, int n) {
+    extern "C" __global__ void both(const unsigned short* bits, float* wide, const float* x, unsigned short* narrow,
+                                    int n) {
         for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
             wide[i] = __half2float(__ushort_as_half(bits[i]));
             narrow[i] = __half_as_ushort(__float2half(x[i]));

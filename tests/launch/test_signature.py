@@ -10,7 +10,7 @@ def parameters(text, expression):
 
 
 def test_plain_types():
-    text = 'extern "C" __global__ void f(const float* __restrict__ x, double *y, int n, unsigned long long big, bool on) {}'
+    text = 'extern "C" __global__ void f(const float* __restrict__ x, double *y, int n, size_t big, bool on) {}'
     x, y, n, big, on = parameters(text, "f")
     assert (x.name, x.pointer, x.dtype, x.writable) == ("x", True, np.float32, False)
     assert (y.name, y.pointer, y.dtype, y.writable) == ("y", True, np.float64, True)
@@ -38,8 +38,15 @@ def test_template_arguments_are_filled_in():
 
 @pytest.mark.parametrize(
     ("written", "dtype", "lanes", "alignment"),
-    [("float4", "float32", 4, 16), ("double2", "float64", 2, 16), ("uint4", "uint32", 4, 16), ("int2", "int32", 2, 8)]
-    + [("__half2", "float16", 2, 4), ("float3", "float32", 3, 4), ("uchar4", "uint8", 4, 4)],
+    [
+        ("float4", "float32", 4, 16),
+        ("float3", "float32", 3, 4),
+        ("double2", "float64", 2, 16),
+        ("int2", "int32", 2, 8),
+        ("uint4", "uint32", 4, 16),
+        ("__half2", "float16", 2, 4),
+        ("uchar4", "uint8", 4, 4),
+    ],
 )
 def test_vector_types(written, dtype, lanes, alignment):
     (v,) = parameters(f"__global__ void f({written}* v) {{}}", "f")
