@@ -8,7 +8,6 @@ whose hash does not fit is built again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import stat
@@ -105,6 +104,8 @@ def _is_whole(entry: Path) -> bool:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
+    import fcntl  # not everywhere; this package must be importable there too
+
     with path.open("w") as file:
         with contextlib.suppress(OSError):  # a file system without locks: the work may be done twice, no more
             fcntl.flock(file, fcntl.LOCK_EX)

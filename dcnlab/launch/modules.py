@@ -61,14 +61,19 @@ def module(
     KernelCompileError
         With the first error, on the CPU at once, on a GPU (CuPy's own exception) when a kernel is first asked for.
 
+    Notes
+    -----
+    A kernel that adds floating-point numbers atomically runs its blocks in order on one thread of the CPU, so that the
+    sums are repeatable. Declare an array that is only ever added to as ``Scattered<float>`` (scattered.cuh): then many
+    threads run it, and the sums still come out the same bit for bit, however many they are.
+
     Examples
     --------
-    >>> import numpy as np
-    >>> source = 'extern "C" __global__ void twice(float* x, int n) { if (threadIdx.x < n) x[threadIdx.x] *= 2; }'
-    >>> x = np.arange(4, dtype=np.float32)
-    >>> module(source, target="cpu")["twice"][1, 32](x, 4)  # doctest: +SKIP
-    >>> x  # doctest: +SKIP
-    array([0., 2., 4., 6.], dtype=float32)
+    ::
+
+        source = 'extern "C" __global__ void twice(float* x, int n) { if (threadIdx.x < n) x[threadIdx.x] *= 2; }'
+        x = np.arange(4, dtype=np.float32)
+        module(source, target="cpu")["twice"][1, 32](x, 4)  # x is now [0, 2, 4, 6]
     """
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")

@@ -19,7 +19,7 @@ def num_threads() -> int:
     """
     value = os.environ.get("DCNLAB_NUM_THREADS")
     if value is None or value == "":
-        return len(os.sched_getaffinity(0))
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not value.isdecimal() or not 1 <= int(value) <= 4096:
         raise ValueError(f"DCNLAB_NUM_THREADS must be a number from 1 to 4096, got {value!r}")
     return int(value)

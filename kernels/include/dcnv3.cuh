@@ -3,6 +3,8 @@
 //   offset  [batch, out_height, out_width, groups, taps, 2]       pairs (x, y), as published
 //   mask    [batch, out_height, out_width, groups, taps]
 //   output  [batch, out_height, out_width, groups * group_width]
+// Images, and arrays of them, may be of any size; the outputs of one image, out_height * out_width * channels, must
+// number less than 2^31 (they are the threads of a grid), which the caller checks.
 //   taps    [taps, 2] int, residual [taps, 2]                     pairs (y, x): SamplingGrid.taps and .residual
 #pragma once
 
