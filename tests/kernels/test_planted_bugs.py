@@ -27,7 +27,8 @@ GRAD_INPUT, GRAD_MASK = [
     (f"Scattered<A> {name}", f"A* {name}") for name in ("grad_input", "grad_mask")
 ]  # fmt: skip
 
-# name: (kernel, file that is changed, [(old, new), ...], kind, argument, text of the line reported)
+# name: (kernel, file that is changed, [(old, new), ...], kind, argument, text of the line reported).
+# Where a bug makes several accesses wrong, compilers differ in which comes first: then both are given.
 BUGS = {
     "sampling without its tail guard": (
         SAMPLING, SAMPLING, [("    if (p >= positions) return;  // the last block has threads to spare\n", "\n")],
@@ -68,7 +69,7 @@ BUGS = {
     ),
     "taps of the next row": (
         FORWARD_POINT, FORWARD_POINT, [("k < shape.taps; ++k", "k <= shape.taps; ++k")],
-        "out of bounds", "residual", "residual[2 * k + 1]",
+        "out of bounds", "residual", "residual[2 * k",
     ),
     "all channels of the last slice": (
         FORWARD_POINT, FORWARD_POINT, [("if (left >= WIDTH)", "if (left >= 0)")],
@@ -95,12 +96,12 @@ BUGS = {
     "corners outside the image receive a gradient": (
         BACKWARD_POINT, BACKWARD_POINT,
         [("if (cell.sample == BORDER && !cell.has(corner, shape.height, shape.width)) continue;", "")],
-        "out of bounds", "input", "load<A>(corner[c])",
+        "out of bounds", ("input", "grad_input"), ("load<A>(corner[c])", "atomicAdd(grad + c, weight * g[c])"),
     ),
     "the backward of the tail overruns its registers": (
         BACKWARD_POINT, BACKWARD_POINT,
         [("tap_backward<T, A, WIDTH>(left,", "tap_backward<T, A, WIDTH>(WIDTH + left,")],
-        "out of bounds", None, "g[c] = load<A>(grad_output[c])",
+        "out of bounds", (None, "input"), ("g[c] = load<A>(grad_output[c])", "load<A>(corner[c])"),
     ),
 }  # fmt: skip
 
@@ -156,6 +157,7 @@ def test_a_planted_bug_is_found_where_it_is(bug):
     with pytest.raises(KernelFault) as caught:
         run(kernel, path)
     fault = caught.value
-    assert (fault.kind, fault.file, fault.argument) == (kind, "kernel.cu", argument), str(fault)
+    assert (fault.kind, fault.file) == (kind, "kernel.cu"), str(fault)
+    assert fault.argument in (argument if isinstance(argument, tuple) else (argument,)), str(fault)
     reported = source.splitlines()[fault.line - 1]
-    assert line in reported, f"{fault}\n{reported}"
+    assert any(text in reported for text in (line if isinstance(line, tuple) else (line,))), f"{fault}\n{reported}"

@@ -168,7 +168,7 @@ void visit_cell(Region& region, size_t index, bool write, bool atomic, bool read
 }
 
 void visit(void* where, size_t bytes, bool write, bool atomic, bool reads, void* code, size_t alignment) {
-    if (!control.watched) return;
+    if (!control.watched || !bytes) return;
     char* p = static_cast<char*>(where);
     const char* own = reinterpret_cast<const char*>(&control);
     if ((p >= own && p < own + sizeof control) || block->on_a_stack(p)) return;
@@ -304,6 +304,21 @@ DCNLAB_ACCESSES(16)
 extern "C" {
 void __tsan_read_range(void* p, size_t n) { visit(p, n, false, false, true, DCNLAB_CALLER, 1); }
 void __tsan_write_range(void* p, size_t n) { visit(p, n, true, false, false, DCNLAB_CALLER, 1); }
+// clang's copies and fills of whole structures.
+void* __tsan_memcpy(void* to, const void* from, size_t n) {
+    visit(const_cast<void*>(from), n, false, false, true, DCNLAB_CALLER, 1);
+    visit(to, n, true, false, false, DCNLAB_CALLER, 1);
+    return memcpy(to, from, n);
+}
+void* __tsan_memmove(void* to, const void* from, size_t n) {
+    visit(const_cast<void*>(from), n, false, false, true, DCNLAB_CALLER, 1);
+    visit(to, n, true, false, false, DCNLAB_CALLER, 1);
+    return memmove(to, from, n);
+}
+void* __tsan_memset(void* to, int value, size_t n) {
+    visit(to, n, true, false, false, DCNLAB_CALLER, 1);
+    return memset(to, value, n);
+}
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
