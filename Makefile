@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 DEMO_READY := $(VENV)/demo-ready
 WORKERS ?= auto
 
-.PHONY: demo test lint bench figures clean setup
+.PHONY: demo test lint check-kernels bench figures clean setup
 
 demo: $(DEMO_READY)
 	$(BIN)/dcnlab demo
@@ -19,6 +19,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every kernel under check mode and UBSan, and the bugs that these must find.
+check-kernels: $(READY)
+	DCNLAB_REQUIRE_CPU_KERNELS=1 $(BIN)/python -m pytest -q tests/kernels tests/launch -k "clean or planted or undefined or pass"
 
 bench: $(READY)
 	$(BIN)/dcnlab bench ops
