@@ -7,28 +7,8 @@
 // How to run it   grid = ((out_height * out_width * groups + 127) // 128, min(batch, 65535)), block = 128
 //
 // WIDTH channels are summed in registers at a time. Any group width works with any WIDTH; equal is fastest.
+#include "channels.cuh"
 #include "dcnv3.cuh"
-
-// sum[0..width) += the sample, for channels that lie `step` apart from pixel to pixel.
-template <typename T, typename A>
-__device__ __forceinline__ void add_sample(A* sum, int width, const T* image, long long step, const Cell<A>& cell,
-                                           const A weight[4], const DCNv3Shape& shape) {
-    if (cell.sample == INSIDE) {
-        const T* v00 = image + cell.pixel(0, shape.width) * step;
-        const T *v01 = v00 + step, *v10 = v00 + shape.width * step, *v11 = v10 + step;
-        for (int c = 0; c < width; ++c)
-            sum[c] += weight[0] * load<A>(v00[c]) + weight[1] * load<A>(v01[c]) + weight[2] * load<A>(v10[c]) +
-                      weight[3] * load<A>(v11[c]);
-    } else if (cell.sample == BORDER) {
-        for (int corner = 0; corner < 4; ++corner) {
-            if (!cell.has(corner, shape.height, shape.width)) continue;
-            const T* v = image + cell.pixel(corner, shape.width) * step;
-            for (int c = 0; c < width; ++c) sum[c] += weight[corner] * load<A>(v[c]);
-        }
-    } else if (cell.sample == BROKEN) {
-        for (int c = 0; c < width; ++c) sum[c] = not_a_number<A>();
-    }
-}
 
 // `width` channels of one row of outputs. Called with a constant where all WIDTH are there.
 template <typename T, typename A, int WIDTH>
@@ -42,7 +22,7 @@ __device__ __forceinline__ void forward_channels(int width, const T* image, cons
         const Cell<A> cell = locate_tap<T, A>(shape, offset, m, taps, residual, row, pixel, k);
         A weight[4];
         corner_weights(cell, m, weight);
-        add_sample<T, A>(sum, width, image, shape.channels(), cell, weight, shape);
+        add_sample<T, A>(sum, width, image, shape.channels(), cell, weight, shape.height, shape.width);
     }
     for (int c = 0; c < width; ++c) store(output + c, sum[c]);
 }
