@@ -99,7 +99,7 @@ class DCNv3Arguments:
         s, p = pair(stride, "stride", 1), pair(padding, "padding", 0)
         self.output_shape = (n, *grid.output_size, channels)
         self.rows, self.group_width = grid.pixel_count * groups, channels // groups
-        refuse_too_many(self.rows * self.group_width)
+        refuse_too_many(max(self.rows * self.group_width, height * width))
         self.shape = np.array(
             (n, height, width, groups, self.group_width, *grid.output_size, grid.tap_count, *s, *p, offset_scale),
             DCNV3_SHAPE,
@@ -114,7 +114,7 @@ def deform_conv2d_shape(
     """Return the record `DeformConv2dShape` of kernels/include/deform_conv2d.cuh."""
     n, channels, height, width = input.shape
     s, p = pair(stride, "stride", 1), pair(padding, "padding", 0)
-    refuse_too_many(grid.pixel_count * max(len(weight), channels * grid.tap_count))
+    refuse_too_many(max(grid.pixel_count * max(len(weight), grid.groups), height * width))
     conv_groups = channels // weight.shape[1]
     sizes = (n, channels, height, width, len(weight), grid.groups, conv_groups, grid.tap_count, *grid.output_size)
     return np.array((*sizes, *s, *p), DEFORM_CONV2D_SHAPE)

@@ -261,7 +261,7 @@ class _Columns:
         if self.columns is None or len(self.columns) < count:
             self.columns = self.xp.empty((count, self.grid.tap_count, self.channels), self.dtype)
         columns = self.columns[:count]
-        threads = count * self.grid.tap_count * self.grid.groups
+        threads = count * self.grid.groups
         arguments = (features, self.offset, self.mask, self.taps, columns, image, pixels.start, count, self.shape)
         self.call.launch("deform_conv2d_forward", self.dtype, self.width, threads, 1, *arguments)
         return columns
@@ -278,7 +278,7 @@ class _Columns:
     ) -> None:
         """Add the columns' gradient to that of the image, and write those of offset and mask."""
         count = pixels.stop - pixels.start
-        threads = count * self.grid.tap_count * self.grid.groups
+        threads = count * self.grid.groups
         arrays = (grad_columns, features, self.offset, self.mask, self.taps, grad_features, grad_offset, grad_mask)
         self.call.launch(
             "deform_conv2d_backward",

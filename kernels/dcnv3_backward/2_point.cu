@@ -5,9 +5,9 @@
 // What bounds it  The four scattered sums a tap and channel.
 // How to run it   As 2_point.cu of dcnv3_forward, with grad_input (of type A) set to 0 before.
 //
-// WIDTH channels are worked on at a time, WIDTH a multiple of 4 (or 1). Shapes: dcnv3.cuh.
-#include "channels.cuh"
+// WIDTH channels are worked on at a time, a power of two; any group width works. Shapes: dcnv3.cuh.
 #include "dcnv3.cuh"
+#include "taps.cuh"
 
 template <typename T, typename A, int WIDTH>
 __global__ void __launch_bounds__(128)
@@ -18,26 +18,25 @@ dcnv3_backward_point(const T* __restrict__ grad_output, const T* __restrict__ in
     const unsigned item = blockIdx.x * blockDim.x + threadIdx.x;
     if (item >= shape.rows()) return;
     const unsigned pixel = item / unsigned(shape.groups), group = item % unsigned(shape.groups);
-    const A scale = A(shape.offset_scale);
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
-        const long long start = (long long)group * shape.group_width;
+        const long long start = (long long)group * shape.group_width, number = (long long)n * shape.rows() + item;
         const long long image = (long long)n * shape.height * shape.width * shape.channels() + start;
-        const long long output = ((long long)n * shape.out_height * shape.out_width + pixel) * shape.channels();
-        const T* arriving = grad_output + output + start;
-        const long long row = (long long)n * shape.rows() + item;
-        for (int k = 0; k < shape.taps; ++k) {
-            const long long tap = row * shape.taps + k;
-            const A m = load<A>(mask[tap]);
-            const Cell<A> cell = locate_tap<T, A>(shape, offset, m, taps, residual, row, pixel, k);
-            A weight[4], dot[4] = {A(0), A(0), A(0), A(0)};
-            corner_weights(cell, m, weight);
-            sample_backward<T, A, WIDTH>(shape.group_width, arriving, input + image, grad_input + image, shape.channels(),
-                                         cell, weight, dot, shape.height, shape.width);
-            const SampleGradient<A> gradient = sample_gradient(cell, dot, m);
-            store(grad_offset + 2 * tap, scale * gradient.x);
-            store(grad_offset + 2 * tap + 1, scale * gradient.y);
-            store(grad_mask + tap, gradient.modulation);
+        const long long output = ((long long)n * shape.out_height * shape.out_width + pixel) * shape.channels() + start;
+        const DCNv3Row<T, A> row(shape, offset, mask, taps, residual, number, pixel);
+        for (int first = 0; first < shape.taps; first += TOGETHER) {
+            const int count = shape.taps - first < TOGETHER ? shape.taps - first : TOGETHER;
+            Taps<A> tap;
+            tap.locate_whole(row, first, count);
+            for (int i = 0; i < count; ++i) {
+                const SampleGradient<A> gradient = tap_backward<WIDTH>(
+                    row, tap, first, i, grad_output + output, input + image, grad_input + image, shape.channels(),
+                    shape.group_width);
+                const long long at = number * shape.taps + first + i;
+                store(grad_offset + 2 * at, row.scale * gradient.x);
+                store(grad_offset + 2 * at + 1, row.scale * gradient.y);
+                store(grad_mask + at, gradient.modulation);
+            }
         }
     }
 }

@@ -26,11 +26,11 @@ deform_conv2d_backward_naive(const T* __restrict__ grad_output, const T* __restr
         const A arriving = load<A>(grad_output[((long long)n * shape.outputs + o) * shape.pixels() + pixel]);
         for (int c = first; c < first + per_group; ++c) {
             const long long channel = ((long long)n * shape.channels + c) * shape.height * shape.width;
+            const DeformConv2dRow<T, A> row(shape, offset, mask, taps, n, c / shape.group_width(), pixel);
             for (int k = 0; k < shape.taps; ++k) {
-                const long long plane = shape.plane(n, c / shape.group_width(), k);
                 const long long w = ((long long)o * per_group + c - first) * shape.taps + k;
-                const A m = modulation_of<T, A>(shape, mask, plane, pixel);
-                const Cell<A> cell = locate_tap<T, A>(shape, offset, m, taps, plane, pixel, k);
+                const A m = row.modulation(k);
+                const Cell<A> cell = row.cell(k);
                 const A g = arriving * load<A>(weight[w]);
                 A share[4], dot[4] = {A(0), A(0), A(0), A(0)};
                 corner_weights(cell, m, share);
@@ -49,9 +49,9 @@ deform_conv2d_backward_naive(const T* __restrict__ grad_output, const T* __restr
                 if (cell.sample == NOWHERE) continue;  // its gradients are 0
                 const SampleGradient<A> gradient = sample_gradient(cell, dot, m);
                 atomicAdd(grad_weight + w, arriving * value);
-                atomicAdd(grad_offset + 2 * plane * shape.pixels() + pixel, gradient.y);
-                atomicAdd(grad_offset + (2 * plane + 1) * shape.pixels() + pixel, gradient.x);
-                if (has_mask) atomicAdd(grad_mask + plane * shape.pixels() + pixel, gradient.modulation);
+                atomicAdd(grad_offset + row.y_at(k), gradient.y);
+                atomicAdd(grad_offset + row.x_at(k), gradient.x);
+                if (has_mask) atomicAdd(grad_mask + row.mask_at(k), gradient.modulation);
             }
         }
     }

@@ -22,12 +22,11 @@ deform_conv2d_forward_naive(const T* __restrict__ input, const T* __restrict__ o
         A sum = bias ? load<A>(bias[o]) : A(0);
         for (int c = first; c < first + per_group; ++c) {
             const T* channel = input + ((long long)n * shape.channels + c) * shape.height * shape.width;
+            const DeformConv2dRow<T, A> row(shape, offset, mask, taps, n, c / shape.group_width(), pixel);
             for (int k = 0; k < shape.taps; ++k) {
-                const long long plane = shape.plane(n, c / shape.group_width(), k);
-                const A m = modulation_of<T, A>(shape, mask, plane, pixel);
-                const Cell<A> cell = locate_tap<T, A>(shape, offset, m, taps, plane, pixel, k);
+                const Cell<A> cell = row.cell(k);
                 A corner[4];
-                corner_weights(cell, m, corner);
+                corner_weights(cell, row.modulation(k), corner);
                 const A value = sample_channel(channel, 1, cell, corner, shape.height, shape.width);
                 sum += load<A>(weight[((long long)o * per_group + c - first) * shape.taps + k]) * value;
             }

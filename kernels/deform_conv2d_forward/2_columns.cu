@@ -4,22 +4,13 @@
 //                 im2col, [pixel, tap, channel], and the array library multiplies them by the weights. The image is
 //                 channels-last, so that a thread's channels lie next to each other.
 // What bounds it  The columns travel to memory and back (taps times the size of the image), and the matrix product.
-// How to run it   For pixels first .. first + count of one image:
-//                 grid = (count * taps * groups + 127) // 128, block = 128; then columns @ weights
+// How to run it   For pixels first .. first + count of image n:
+//                 grid = (count * groups + 127) // 128, block = 128; then columns @ weights
 //
-//   image [height, width, channels], columns [count, taps, channels]; the rest: deform_conv2d.cuh, offset and mask of
-//   the whole batch, `n` the image. WIDTH channels are sampled at a time; any number works.
-#include "channels.cuh"
+//   image [height, width, channels], columns [count, taps, channels]; offset and mask of the whole batch, see
+//   deform_conv2d.cuh. WIDTH channels are sampled at a time, a power of two; any group width works.
 #include "deform_conv2d.cuh"
-
-template <typename T, typename A, int WIDTH>
-__device__ __forceinline__ void write_sample(int width, const T* image, const Cell<A>& cell, const A weight[4],
-                                             T* column, const DeformConv2dShape& shape) {
-    A sum[WIDTH];
-    for (int c = 0; c < width; ++c) sum[c] = A(0);
-    add_sample<T, A>(sum, width, image, shape.channels, cell, weight, shape.height, shape.width);
-    for (int c = 0; c < width; ++c) store(column + c, sum[c]);
-}
+#include "taps.cuh"
 
 template <typename T, typename A, int WIDTH>
 __global__ void __launch_bounds__(128)
@@ -27,20 +18,22 @@ deform_conv2d_columns(const T* __restrict__ image, const T* __restrict__ offset,
                       const int* __restrict__ taps, T* __restrict__ columns, int n, int first, int count,
                       DeformConv2dShape shape) {
     const long long item = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (item >= (long long)count * shape.taps * shape.groups) return;
-    const int group = int(item % shape.groups), k = int(item / shape.groups % shape.taps);
-    const unsigned pixel = unsigned(first + item / shape.groups / shape.taps);
+    if (item >= (long long)count * shape.groups) return;
+    const int group = int(item % shape.groups), wide = shape.group_width();
+    const long long pixel = item / shape.groups;
 
-    const long long plane = shape.plane(n, group, k);
-    const A m = modulation_of<T, A>(shape, mask, plane, pixel);
-    const Cell<A> cell = locate_tap<T, A>(shape, offset, m, taps, plane, pixel, k);
-    A weight[4];
-    corner_weights(cell, m, weight);
-    const int wide = shape.group_width();
-    const T* from = image + group * wide;
-    T* to = columns + item * wide;  // (pixel, tap, group) in order: all channels of a tap together
-    for (int c = 0; c < wide; c += WIDTH) {
-        if (wide - c >= WIDTH) write_sample<T, A, WIDTH>(WIDTH, from + c, cell, weight, to + c, shape);
-        else write_sample<T, A, WIDTH>(wide - c, from + c, cell, weight, to + c, shape);
+    const DeformConv2dRow<T, A> row(shape, offset, mask, taps, n, group, unsigned(first + pixel));
+    for (int start = 0; start < shape.taps; start += TOGETHER) {
+        const int together = shape.taps - start < TOGETHER ? shape.taps - start : TOGETHER;
+        Taps<A> tap;
+        tap.locate_whole(row, start, together);
+        for (int i = 0; i < together; ++i) {
+            T* column = columns + (pixel * shape.taps + start + i) * shape.channels + group * wide;
+            for (int c = 0; c < wide; c += WIDTH) {
+                Lanes<A, WIDTH> sample;
+                add_tap(sample, row, tap, start, i, image + group * wide + c, shape.channels, wide - c);
+                sample.store_to(column + c, wide - c);
+            }
+        }
     }
 }

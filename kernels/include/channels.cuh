@@ -1,67 +1,70 @@
-// Runs of channels at a sample: what every kernel with a channel loop inside does with a cell.
+// All channels of a sample: what every kernel with a channel loop inside does at a cell.
 #pragma once
 
-#include "bilinear.cuh"
-#include "scattered.cuh"
+#include "lanes.cuh"
 
-// sum[0..width) += the sample of `width` channels that lie next to each other, `step` elements from pixel to pixel.
-template <typename T, typename A>
-__device__ __forceinline__ void add_sample(A* sum, int width, const T* image, long long step, const Cell<A>& cell,
-                                           const A weight[4], int image_height, int image_width) {
-    if (cell.sample == INSIDE) {
-        const T* v00 = image + cell.pixel(0, image_width) * step;
-        const T *v01 = v00 + step, *v10 = v00 + image_width * step, *v11 = v10 + step;
-        for (int c = 0; c < width; ++c)
-            sum[c] += weight[0] * load<A>(v00[c]) + weight[1] * load<A>(v01[c]) + weight[2] * load<A>(v10[c]) +
-                      weight[3] * load<A>(v11[c]);
-    } else if (cell.sample == BORDER) {
-        for (int corner = 0; corner < 4; ++corner) {
-            if (!cell.has(corner, image_height, image_width)) continue;
-            const T* v = image + cell.pixel(corner, image_width) * step;
-            for (int c = 0; c < width; ++c) sum[c] += weight[corner] * load<A>(v[c]);
-        }
-    } else if (cell.sample == BROKEN) {
-        for (int c = 0; c < width; ++c) sum[c] = not_a_number<A>();
-    }
+// Where the corners of a cell stand in memory. A corner outside the image is not there: it is left out rather than
+// multiplied by 0, for the memory in its place may hold a NaN.
+struct Corners {
+    long long at[4];  // elements from the image's first: v00, v01, v10, v11
+    int there;        // bit i: corner i exists
+
+    __device__ __forceinline__ bool has(int corner) const { return there >> corner & 1; }
+};
+
+// The corners of a cell that starts at pixel `pixel` = row * width + column and lies in the image as a whole.
+__device__ __forceinline__ Corners whole_cell(long long pixel, int width, long long step) {
+    const long long at = pixel * step, below = at + width * step;
+    return {{at, at + step, below, below + step}, 15};
 }
 
-// One corner: returns <corner, g> and adds weight * g to the gradient of the image. Four partial sums, because a single
-// one would be a chain of dependent additions.
-template <typename T, typename A>
-__device__ __forceinline__ A corner_backward(int width, const A* g, const T* corner, Scattered<A> grad, A weight) {
-    A part[4] = {A(0), A(0), A(0), A(0)};
-    for (int c = 0; c < width; ++c) part[c % 4] += g[c] * load<A>(corner[c]);
-    for (int c = 0; c < width; ++c) atomicAdd(grad + c, weight * g[c]);
-    return (part[0] + part[1]) + (part[2] + part[3]);
+template <typename A>
+__device__ __forceinline__ Corners corners_of(const Cell<A>& cell, int height, int width, long long step) {
+    Corners corners = whole_cell((long long)cell.row * width + cell.column, width, step);
+    corners.there = 0;
+    if (cell.sample == INSIDE || cell.sample == BORDER)
+        for (int i = 0; i < 4; ++i) corners.there |= int(cell.has(i, height, width)) << i;
+    return corners;
 }
 
-template <typename T, typename A, int WIDTH>
-__device__ __forceinline__ void run_backward(int width, const T* arriving, const T* image, Scattered<A> grad_image,
-                                             long long step, const Cell<A>& cell, const A weight[4], A dot[4],
-                                             int image_height, int image_width) {
-    A g[WIDTH];
-    for (int c = 0; c < width; ++c) g[c] = load<A>(arriving[c]);
-    for (int corner = 0; corner < 4; ++corner) {
-        if (cell.sample == BORDER && !cell.has(corner, image_height, image_width)) continue;
-        const long long at = cell.pixel(corner, image_width) * step;
-        dot[corner] += corner_backward<T, A>(width, g, image + at, grad_image + at, weight[corner]);
-    }
+// The sample of `count` channels from `image` on, with the weights of its corners.
+template <int WIDTH, typename T, typename A>
+__device__ __forceinline__ Lanes<A, WIDTH> sample_lanes(const T* image, const Corners& corners, const A weight[4],
+                                                        int count) {
+    Lanes<A, WIDTH> sample;
+    for (int i = 0; i < 4; ++i)
+        if (corners.has(i)) sample = sample + Lanes<A, WIDTH>::load_from(image + corners.at[i], count) * weight[i];
+    return sample;
 }
 
-// dot[i] = <corner i, arriving gradient> over `channels` channels of a sample, and their share of the image's gradient.
-// WIDTH channels at a time, called with a constant where all of them are there. WIDTH is a multiple of 4, or 1.
-template <typename T, typename A, int WIDTH>
-__device__ __forceinline__ void sample_backward(int channels, const T* arriving, const T* image,
-                                                Scattered<A> grad_image, long long step, const Cell<A>& cell,
-                                                const A weight[4], A dot[4], int image_height, int image_width) {
-    if (cell.sample == BROKEN) dot[0] = not_a_number<A>();
-    if (cell.sample == BROKEN || cell.sample == NOWHERE) return;
+// Gradients of a sample's y, x and modulation from what arrives at its channels, and their share of the image's gradient.
+// At a lattice line the slopes are those of the cell to the right of it.
+template <int WIDTH, typename T, typename A>
+__device__ __forceinline__ SampleGradient<A> sample_backward(const T* arriving, const T* image, Scattered<A> grad_image,
+                                                             const Corners& corners, const A weight[4], A ly, A lx,
+                                                             A modulation, int channels) {
+    typedef Lanes<A, WIDTH> L;
+    const A hy = A(1) - ly, hx = A(1) - lx;
+    L along_y, along_x, value;
     for (int c = 0; c < channels; c += WIDTH) {
-        const T *g = arriving + c, *x = image + c;
-        const Scattered<A> grad = grad_image + c;
-        if (channels - c >= WIDTH)
-            run_backward<T, A, WIDTH>(WIDTH, g, x, grad, step, cell, weight, dot, image_height, image_width);
-        else
-            run_backward<T, A, WIDTH>(channels - c, g, x, grad, step, cell, weight, dot, image_height, image_width);
+        const int count = channels - c;
+        const L g = L::load_from(arriving + c, count);
+        L v[4];
+        for (int i = 0; i < 4; ++i) {
+            if (!corners.has(i)) continue;
+            v[i] = L::load_from(image + corners.at[i] + c, count);
+            (g * weight[i]).add_to(grad_image + (corners.at[i] + c), count);
+        }
+        const L left = v[2] - v[0], right = v[3] - v[1];
+        along_y = along_y + g * (left * hx + right * lx);
+        along_x = along_x + g * ((v[1] - v[0]) * hy + (v[3] - v[2]) * ly);
+        value = value + g * ((v[0] + left * ly) * hx + (v[1] + right * ly) * lx);
     }
+    return {modulation * along_y.total(), modulation * along_x.total(), value.total()};
+}
+
+// The same where it is not a number.
+template <typename A>
+__device__ __forceinline__ SampleGradient<A> broken_gradient() {
+    return {not_a_number<A>(), not_a_number<A>(), not_a_number<A>()};
 }

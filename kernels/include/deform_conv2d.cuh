@@ -16,23 +16,33 @@ struct DeformConv2dShape {
 
     __device__ __forceinline__ int group_width() const { return channels / groups; }
     __device__ __forceinline__ unsigned pixels() const { return unsigned(out_height) * out_width; }
-    // Place of tap k of group g at an output pixel of image n in the mask; 2 * row of the first axis in the offset.
-    __device__ __forceinline__ long long plane(long long n, int g, int k) const { return (n * groups + g) * taps + k; }
 };
 
+// The taps of offset group `group` at one output pixel of image n.
 template <typename T, typename A>
-__device__ __forceinline__ A modulation_of(const DeformConv2dShape& shape, const T* mask, long long plane,
-                                           unsigned pixel) {
-    return mask ? load<A>(mask[plane * shape.pixels() + pixel]) : A(1);
-}
+struct DeformConv2dRow {
+    const T *offset, *mask;
+    const int* taps;
+    long long pixels, plane, pixel;  // values of a plane of the offset or mask; tap 0's plane in the mask; place in it
+    int base_y, base_x, height, width;
 
-template <typename T, typename A>
-__device__ __forceinline__ Cell<A> locate_tap(const DeformConv2dShape& shape, const T* offset, A modulation,
-                                              const int* taps, long long plane, unsigned pixel, int k) {
-    const A dy = load<A>(offset[2 * plane * shape.pixels() + pixel]);
-    const A dx = load<A>(offset[(2 * plane + 1) * shape.pixels() + pixel]);
-    const int oy = int(pixel / unsigned(shape.out_width)), ox = int(pixel % unsigned(shape.out_width));
-    const int base_y = oy * shape.stride_y - shape.padding_y + taps[2 * k];
-    const int base_x = ox * shape.stride_x - shape.padding_x + taps[2 * k + 1];
-    return locate<A>(base_y, base_x, dy, dx, modulation, shape.height, shape.width);
-}
+    __device__ __forceinline__ DeformConv2dRow(const DeformConv2dShape& shape, const T* offset, const T* mask,
+                                               const int* taps, long long n, int group, unsigned pixel)
+        : offset(offset), mask(mask), taps(taps), pixels(shape.pixels()),
+          plane((n * shape.groups + group) * shape.taps), pixel(pixel),
+          base_y(int(pixel / unsigned(shape.out_width)) * shape.stride_y - shape.padding_y),
+          base_x(int(pixel % unsigned(shape.out_width)) * shape.stride_x - shape.padding_x), height(shape.height),
+          width(shape.width) {}
+
+    // Places of tap k in the mask, and of its vertical and horizontal shift in the offset.
+    __device__ __forceinline__ long long mask_at(int k) const { return (plane + k) * pixels + pixel; }
+    __device__ __forceinline__ long long y_at(int k) const { return 2 * (plane + k) * pixels + pixel; }
+    __device__ __forceinline__ long long x_at(int k) const { return y_at(k) + pixels; }
+
+    __device__ __forceinline__ A modulation(int k) const { return mask ? load<A>(mask[mask_at(k)]) : A(1); }
+    __device__ __forceinline__ A dy(int k) const { return load<A>(offset[y_at(k)]); }
+    __device__ __forceinline__ A dx(int k) const { return load<A>(offset[x_at(k)]); }
+    __device__ __forceinline__ Cell<A> cell(int k) const {
+        return locate<A>(base_y + taps[2 * k], base_x + taps[2 * k + 1], dy(k), dx(k), modulation(k), height, width);
+    }
+};
