@@ -27,14 +27,21 @@ __device__ __forceinline__ Corners corners_of(const Cell<A>& cell, int height, i
     return corners;
 }
 
+// `count` channels of a corner; zeros where it does not exist.
+template <int WIDTH, typename A, typename T>
+__device__ __forceinline__ Lanes<A, WIDTH> corner_lanes(const T* image, const Corners& corners, int i, int count) {
+    return corners.has(i) ? Lanes<A, WIDTH>::load_from(image + corners.at[i], count) : Lanes<A, WIDTH>();
+}
+
 // The sample of `count` channels from `image` on, with the weights of its corners.
 template <int WIDTH, typename T, typename A>
 __device__ __forceinline__ Lanes<A, WIDTH> sample_lanes(const T* image, const Corners& corners, const A weight[4],
                                                         int count) {
-    Lanes<A, WIDTH> sample;
-    for (int i = 0; i < 4; ++i)
-        if (corners.has(i)) sample = sample + Lanes<A, WIDTH>::load_from(image + corners.at[i], count) * weight[i];
-    return sample;
+    const Lanes<A, WIDTH> v00 = corner_lanes<WIDTH, A>(image, corners, 0, count);
+    const Lanes<A, WIDTH> v01 = corner_lanes<WIDTH, A>(image, corners, 1, count);
+    const Lanes<A, WIDTH> v10 = corner_lanes<WIDTH, A>(image, corners, 2, count);
+    const Lanes<A, WIDTH> v11 = corner_lanes<WIDTH, A>(image, corners, 3, count);
+    return v00 * weight[0] + v01 * weight[1] + v10 * weight[2] + v11 * weight[3];
 }
 
 // Gradients of a sample's y, x and modulation from what arrives at its channels, and their share of the image's gradient.
@@ -49,16 +56,18 @@ __device__ __forceinline__ SampleGradient<A> sample_backward(const T* arriving, 
     for (int c = 0; c < channels; c += WIDTH) {
         const int count = channels - c;
         const L g = L::load_from(arriving + c, count);
-        L v[4];
-        for (int i = 0; i < 4; ++i) {
-            if (!corners.has(i)) continue;
-            v[i] = L::load_from(image + corners.at[i] + c, count);
-            (g * weight[i]).add_to(grad_image + (corners.at[i] + c), count);
-        }
-        const L left = v[2] - v[0], right = v[3] - v[1];
+        const L v00 = corner_lanes<WIDTH, A>(image + c, corners, 0, count);
+        const L v01 = corner_lanes<WIDTH, A>(image + c, corners, 1, count);
+        const L v10 = corner_lanes<WIDTH, A>(image + c, corners, 2, count);
+        const L v11 = corner_lanes<WIDTH, A>(image + c, corners, 3, count);
+        if (corners.has(0)) (g * weight[0]).add_to(grad_image + (corners.at[0] + c), count);
+        if (corners.has(1)) (g * weight[1]).add_to(grad_image + (corners.at[1] + c), count);
+        if (corners.has(2)) (g * weight[2]).add_to(grad_image + (corners.at[2] + c), count);
+        if (corners.has(3)) (g * weight[3]).add_to(grad_image + (corners.at[3] + c), count);
+        const L left = v10 - v00, right = v11 - v01;
         along_y = along_y + g * (left * hx + right * lx);
-        along_x = along_x + g * ((v[1] - v[0]) * hy + (v[3] - v[2]) * ly);
-        value = value + g * ((v[0] + left * ly) * hx + (v[1] + right * ly) * lx);
+        along_x = along_x + g * ((v01 - v00) * hy + (v11 - v10) * ly);
+        value = value + g * ((v00 + left * ly) * hx + (v01 + right * ly) * lx);
     }
     return {modulation * along_y.total(), modulation * along_x.total(), value.total()};
 }

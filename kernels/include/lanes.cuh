@@ -66,6 +66,18 @@ struct Lanes {
         for (int c = 0; c < WIDTH; ++c)
             if (c < count) store(to + c, v[c]);
     }
+    // Half of the lanes, from lane FIRST on.
+    template <int FIRST>
+    __device__ __forceinline__ Lanes<A, WIDTH / 2> half() const {
+        Lanes<A, WIDTH / 2> result;
+#ifdef DCNLAB_VECTORS
+        const auto* start = reinterpret_cast<const char*>(&v) + FIRST * sizeof(A);
+        __builtin_memcpy(&result.v, start, sizeof result.v);
+#else
+        for (int c = 0; c < WIDTH / 2; ++c) result.v[c] = v[FIRST + c];
+#endif
+        return result;
+    }
     // Every lane is added to an array that nobody reads meanwhile.
     __device__ __forceinline__ void add_to(Scattered<A> to, int count) const {
 #ifdef DCNLAB_VECTORS
@@ -83,9 +95,7 @@ struct Lanes {
         if constexpr (WIDTH == 1) {
             return v[0];
         } else {
-            Lanes<A, WIDTH / 2> low, high;
-            for (int c = 0; c < WIDTH / 2; ++c) low.v[c] = v[c], high.v[c] = v[c + WIDTH / 2];
-            return (low + high).total();
+            return (half<0>() + half<WIDTH / 2>()).total();
         }
     }
 };

@@ -9,7 +9,7 @@ constexpr int TOGETHER = 9;
 
 template <typename A>
 struct Taps {
-    bool whole[TOGETHER];
+    int whole[TOGETHER];
     int pixel[TOGETHER];  // row * width + column of the cell, where it is whole
     A ly[TOGETHER], lx[TOGETHER], modulation[TOGETHER];
     A weight[4][TOGETHER];
