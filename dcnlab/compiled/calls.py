@@ -54,7 +54,7 @@ class Call:
     def launch(self, operator: str, dtype: Any, channels: int, threads: int, images: int, *arguments: Any) -> None:
         """Launch an operator's kernel with at least `threads` threads an image."""
         idea = self.idea(operator)
-        width = width_for(channels) if RUNGS[operator, idea].has_width else None
+        width = width_for(channels, dtype, self.target) if RUNGS[operator, idea].has_width else None
         compiled = kernel(operator, idea, np.dtype(dtype).name, width, self.target, self.mode, self.thread_order)
         compiled[(-(-threads // THREADS), min(images, MOST_IMAGES)), THREADS](*arguments)
 

@@ -14,7 +14,7 @@ from dcnlab.launch import limit_blas
 from dcnlab.reference.combine import (
     column_gradient,
     combine,
-    transpose,
+    transposed_matrix,
     weight_from_matrix,
     weight_gradient,
     weight_matrix,
@@ -22,7 +22,7 @@ from dcnlab.reference.combine import (
 from dcnlab.reference.deformable import DCNv3Grads, DeformConv2dGrads
 
 # Workspace of the columns of one matrix product.
-COLUMN_BYTES = 2 * 2**20
+COLUMN_BYTES = 8 * 2**20
 LEAST_PIXELS = 448  # BLAS is slow on fewer rows than about that
 
 
@@ -185,7 +185,7 @@ def _forward_columns(
     xp = array_module(input)
     output = xp.empty((len(input), len(weight), grid.pixel_count), input.dtype)
     work = _Columns(call, grid, shape, input, offset, mask)
-    transposed = transpose(weight_matrix(work.compute(weight), input.shape[1] // weight.shape[1]))
+    transposed = transposed_matrix(work.compute(weight), input.shape[1] // weight.shape[1])
     for image in range(len(input)):
         features = work.features(input[image])
         for pixels in work.parts():

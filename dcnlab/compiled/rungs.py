@@ -15,7 +15,9 @@ DTYPES = ("float32", "float64", "float16")
 _C_TYPES = {"float16": "__half", "float32": "float", "float64": "double"}
 
 # Channels that a thread works on at a time, where a kernel has the number compiled in; any group width works with any.
-WIDTHS = (4, 8, 16, 32)
+WIDTHS = (4, 8, 16)
+# On a CPU they fill up to one vector register of 64 bytes, on a GPU one load of 16 bytes.
+WIDTH_BYTES = {"cpu": 64, "cuda": 16}
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,16 @@ def arithmetic(dtype: Any) -> np.dtype:
     return np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
 
 
-def width_for(channels: int) -> int:
+def width_for(channels: int, dtype: Any, target: str) -> int:
     """Return how many channels at a time suit a group of `channels`: the largest width that fits, else the smallest.
 
-    >>> [width_for(n) for n in (1, 12, 64)]
-    [4, 8, 32]
+    >>> [width_for(n, "float32", "cpu") for n in (1, 12, 64)]
+    [4, 8, 16]
+    >>> width_for(64, "float64", "cpu"), width_for(64, "float32", "cuda")
+    (8, 4)
     """
-    return max((width for width in WIDTHS if width <= channels), default=WIDTHS[0])
+    most = min(channels, WIDTH_BYTES[target] // arithmetic(dtype).itemsize)
+    return max((width for width in WIDTHS if width <= most), default=WIDTHS[0])
 
 
 @lru_cache(maxsize=256)

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dcnlab.launch import cache
 from dcnlab.launch.arena import Arena
-from dcnlab.launch.arguments import MOST_SHARED_BYTES
+from dcnlab.launch.arguments import MOST_SHARED_BYTES, address_of
 from dcnlab.launch.faults import Report, fault_from
 from dcnlab.launch.signature import Parameter
 from dcnlab.launch.sources import Source, include_folders, kernels_folder
@@ -152,16 +150,17 @@ class CpuKernel:
         self._check_sizes(arguments)
         arrays = [value for p, value in zip(self._parameters, arguments, strict=True) if p.pointer]
         arena = Arena(arrays) if self._checked else None
-        values, request_arguments = [], (_Argument * max(1, len(arguments)))()
-        for slot, parameter, value in zip(request_arguments, self._parameters, arguments, strict=False):
-            if parameter.pointer:
-                address = 0 if value is None else arena.address(value) if arena else value.ctypes.data
-                slot.data, value_ = address, np.array(address, np.uint64)
-                slot.bytes, slot.item = (0, 1) if value is None else (value.nbytes, max(1, value.itemsize))
-            else:
-                value_ = value
-            slot.value = value_.ctypes.data
-            values.append(value_)
+        count = max(1, len(arguments))
+        request_arguments, pointers = (_Argument * count)(), (ctypes.c_uint64 * count)()
+        for i, (parameter, value) in enumerate(zip(self._parameters, arguments, strict=True)):
+            slot = request_arguments[i]
+            if not parameter.pointer:
+                slot.value = address_of(value)
+                continue
+            slot.value = ctypes.addressof(pointers) + i * ctypes.sizeof(ctypes.c_uint64)
+            if value is not None:
+                slot.data = pointers[i] = arena.address(value) if arena else address_of(value)
+                slot.bytes, slot.item = value.nbytes, max(1, value.itemsize)
         report, order = Report(), self._backend.thread_order
         request = _Request(
             grid,

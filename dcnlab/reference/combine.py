@@ -26,18 +26,20 @@ def weight_from_matrix(matrix: Array, shape: tuple[int, ...]) -> Array:
     return array_module(matrix).ascontiguousarray(split.swapaxes(2, 3)).reshape(shape)
 
 
+def transposed_matrix(weight: Array, groups: int) -> Array:
+    """Return the same transposed, (groups, K*C/groups, O/groups): BLAS multiplies by it about 4 % faster."""
+    out, per_group, kh, kw = weight.shape
+    split = weight.reshape(groups, out // groups, per_group, kh * kw)
+    return split.transpose(0, 3, 2, 1).reshape(groups, kh * kw * per_group, out // groups)
+
+
 def combine(columns: Array, transposed: Array) -> Array:
     """Return the outputs (pixels, O) of columns (pixels, K, C): y_o = sum over taps and channels of w * column.
 
-    `transposed` is `transpose(weight_matrix(...))`, (groups, K*C/groups, O/groups).
+    `transposed` is `transposed_matrix(weight, groups)`.
     """
     outputs = _by_group(columns, len(transposed)) @ transposed  # (groups, pixels, O/groups)
     return outputs.swapaxes(0, 1).reshape(len(columns), -1)
-
-
-def transpose(matrix: Array) -> Array:
-    """Return the weight matrices transposed and contiguous: BLAS is about 4 % faster than on a transposed view."""
-    return array_module(matrix).ascontiguousarray(matrix.swapaxes(1, 2))
 
 
 def weight_gradient(grad_output: Array, columns: Array, groups: int) -> Array:

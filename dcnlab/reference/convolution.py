@@ -13,7 +13,7 @@ from dcnlab.geometry import IntOrPair, Pair, output_size, pair, tap_positions
 from dcnlab.reference.combine import (
     column_gradient,
     combine,
-    transpose,
+    transposed_matrix,
     weight_from_matrix,
     weight_gradient,
     weight_matrix,
@@ -87,7 +87,7 @@ def conv2d(
     xp = array_module(input)
     n, channels = input.shape[:2]
     windows = _Windows(input.shape[2:], weight.shape[2:], stride, padding, dilation)
-    transposed = transpose(weight_matrix(weight, channels // weight.shape[1]))
+    transposed = transposed_matrix(weight, channels // weight.shape[1])
     height, width = windows.size
     output = xp.empty((n, len(weight), height, width), input.dtype)
     for image in range(n):

@@ -18,7 +18,7 @@ from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid, sampling_mod
 from dcnlab.reference.combine import (
     column_gradient,
     combine,
-    transpose,
+    transposed_matrix,
     weight_from_matrix,
     weight_gradient,
     weight_matrix,
@@ -64,7 +64,7 @@ def deform_conv2d(
     xp = array_module(input)
     grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
     modulation = _flat_modulation(mask, grid, "deform_conv2d")
-    transposed = transpose(weight_matrix(weight, input.shape[1] // weight.shape[1]))
+    transposed = transposed_matrix(weight, input.shape[1] // weight.shape[1])
     n, channels_out = len(input), len(weight)
     pixels, taps = grid.pixel_count, grid.tap_count
     output = xp.empty((n, channels_out, pixels), input.dtype)
