@@ -110,7 +110,7 @@ class CpuBackend:
 
     def kernel(self, number: int, name: str, parameters: tuple[Parameter, ...]) -> CpuKernel:
         """Return kernel `number` of the library."""
-        return CpuKernel(self, self._library, number, name, parameters, checked=self._mode == "check")
+        return CpuKernel(self, self._library, number, name, parameters, mode=self._mode)
 
 
 class CpuKernel:
@@ -123,9 +123,10 @@ class CpuKernel:
         number: int,
         name: str,
         parameters: tuple[Parameter, ...],
-        checked: bool,
+        mode: str,
     ) -> None:
-        self._backend, self._name, self._parameters, self._checked = backend, name, parameters, checked
+        self._backend, self._name, self._parameters = backend, name, parameters
+        self._checked, self._fenced = mode == "check", mode != "fast"
         self._call = getattr(library, f"dcnlab_launch_{number}")
         self._call.argtypes = [ctypes.POINTER(_Request)]
         sizes = getattr(library, f"dcnlab_sizes_{number}")
@@ -147,7 +148,7 @@ class CpuKernel:
             )
         self._check_sizes(arguments)
         arrays = [value for p, value in zip(self._parameters, arguments, strict=True) if p.pointer]
-        arena = Arena(arrays) if self._checked else None
+        arena = Arena(arrays) if self._fenced else None
         values, request_arguments = [], (_Argument * max(1, len(arguments)))()
         for slot, parameter, value in zip(request_arguments, self._parameters, arguments, strict=False):
             if parameter.pointer:
