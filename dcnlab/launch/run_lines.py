@@ -157,10 +157,12 @@ def _in_order(arguments: Sequence[str], parameters: Sequence[Parameter]) -> list
     """Return the text for every parameter."""
     names = [p.name for p in parameters]
     texts: dict[str, str] = {}
+    by_name = False
     for position, argument in enumerate(arguments):
         # An array with contents, float[4]=zeros, has a bracket before its equals sign: no name.
         named = _NAMED.fullmatch(argument)
-        if named is None and len(texts) < position:
+        by_name = by_name or named is not None
+        if named is None and by_name:
             raise ValueError(f"{argument!r} must be name=value: it follows one by name")
         if named is None and position >= len(names):
             raise ValueError(f"there are {len(names)} parameters ({', '.join(names)}), got {len(arguments)} arguments")
