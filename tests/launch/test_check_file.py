@@ -50,7 +50,9 @@ def test_the_readme_example_does_what_the_readme_says(check):
     assert source.count("if (i < n) ") == 1
     command, _, expected = faulty.partition("\n")
     assert command == "$ dcnlab kernels check saxpy.cu --mode check"
-    assert check("saxpy.cu", source.replace("if (i < n) ", ""), "--mode", "check") == (1, expected, "")
+    status, out, err = check("saxpy.cu", source.replace("if (i < n) ", ""), "--mode", "check")
+    # Which of x[i] and y[i] is read first is the compiler's choice; the README shows what g++ does.
+    assert (status, out.replace("of x[", "of y["), err) == (1, expected, "")
 
 
 def test_the_readme_script_runs_and_is_clean(check, tmp_path):
@@ -198,7 +200,8 @@ def test_the_fault_of_a_script(check):
     status, out, err = check("script.py", SCRIPT.format("<=", LAUNCH))
     where = "out of bounds at kernel.cu:1, block (0, 0, 0), thread (4, 0, 0)"
     assert (status, err) == (1, "")
-    assert out == f"check  twice: {where}: read of 4 bytes of x[4], which has 4 elements\n"
+    # Of `x[i] *= 2` g++ shows the read, clang the write.
+    assert out.replace("write", "read") == f"check  twice: {where}: read of 4 bytes of x[4], which has 4 elements\n"
 
 
 @pytest.mark.parametrize(
