@@ -23,6 +23,8 @@ from dcnlab.launch.sources import Source, include_folders, kernels_folder
 from dcnlab.launch.threads import limit_blas, num_threads
 from dcnlab.launch.toolchain import BASE, Compiler, find_compiler
 
+# Threads that wait for each other. A kernel whose source has none of these runs its threads as a plain loop.
+_TOGETHER = re.compile(r"__\w*sync\w*|__activemask|__shfl|__ballot|__any|__all")
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+[^;\[]*?(\w+)\s*\[\s*\]\s*;")
 
 
@@ -80,6 +82,8 @@ class CpuBackend:
         runtime = _build_runtime(compiler, folder)
         wrapper = _wrapper(source, names)
         flags = [*compiler.flags(mode), "-fvisibility=hidden", *options]
+        if not _TOGETHER.search(source.everything):
+            flags.append("-DDCNLAB_PLAIN")
         key = _key(compiler.identity, runtime.name, wrapper, source.text, *source.included.values(), *flags)
 
         def make(library: Path) -> None:

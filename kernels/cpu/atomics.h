@@ -64,6 +64,7 @@ public:
     Scattered operator+(long long steps) const { Scattered moved; moved.at_ = at_ + steps; return moved; }
     __attribute__((always_inline, no_sanitize("thread"))) void add(T value) const { *at_ += value; }
     const void* address() const { return at_; }
+    T* sums() const { return at_; }  // for adding several at once (kernels/include/lanes.cuh)
 
 private:
     T* at_;

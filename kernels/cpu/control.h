@@ -14,6 +14,7 @@ struct Control {
     unsigned number = 0;   // of the thread in its block, x fastest
     bool alone = true;     // one worker runs the whole launch: atomics need no lock
     bool watched = false;  // inside kernel code of a checked launch
+    bool plain = false;    // the threads of a block run as one loop, without a word to the runtime: see Kernel::plain
 };
 extern constinit thread_local Control control __attribute__((tls_model("initial-exec")));
 
@@ -69,6 +70,7 @@ struct Kernel {
     void (*run_threads)(const void* tuple);             // calls the kernel for thread after thread
     const unsigned char* scattered;                     // per parameter: bytes of the sums' type, 0 for others
     bool sums;                                          // adds floating-point numbers atomically outside those
+    bool plain;                                         // its source names no barrier, shuffle or vote
     void* (*dynamic_shared)();                          // its dynamic shared memory; null where it has none
     uint64_t dynamic_limit;
 };

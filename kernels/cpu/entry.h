@@ -1,6 +1,7 @@
 // From a kernel to a function that Python can call: arguments arrive as a list of pointers, as cuLaunchKernel takes them.
 #pragma once
 
+#include <atomic>
 #include <new>
 #include <tuple>
 #include <type_traits>
@@ -13,6 +14,12 @@ namespace dcnlab_cpu {
 
 template <typename P> inline constexpr unsigned char sum_bytes = 0;
 template <typename T> inline constexpr unsigned char sum_bytes<Scattered<T>> = sizeof(T);
+
+#if defined(DCNLAB_PLAIN)
+constexpr bool plain = true;
+#else
+constexpr bool plain = false;
+#endif
 
 template <auto Function> struct Entry;
 
@@ -29,9 +36,27 @@ struct Entry<Function> {
     static void bind(void* const* values, void* tuple) {
         bind_each(values, tuple, std::index_sequence_for<P...>{});
     }
+    // No thread ever waits for another: they need no places of their own to wait in, and no accounts of who does.
+    static void run_loop(const Tuple& arguments) {
+        const dim3 size = control.block_size;
+        control.number = 0;
+        control.watched = true;  // a crash from here on is the kernel's
+        std::atomic_signal_fence(std::memory_order_seq_cst);
+        for (unsigned z = 0; z < size.z; ++z)
+            for (unsigned y = 0; y < size.y; ++y)
+                for (unsigned x = 0; x < size.x; ++x, ++control.number) {
+                    control.thread = {x, y, z};
+                    std::apply(Function, arguments);
+                }
+        std::atomic_signal_fence(std::memory_order_seq_cst);
+        control.watched = false;
+    }
     // Runs on the stack of a fiber. The arguments are copied there first: what a kernel may touch is its own stack.
     __attribute__((no_sanitize("thread"))) static void run_threads(const void* tuple) {
         const Tuple arguments = *static_cast<const Tuple*>(tuple);
+#if defined(DCNLAB_PLAIN)
+        if (control.plain) return run_loop(arguments);
+#endif
         while (next_thread()) {
             std::apply(Function, arguments);
             end_thread();
@@ -39,7 +64,7 @@ struct Entry<Function> {
     }
     static int launch(const Request* request, void* (*dynamic_shared)(), uint64_t dynamic_limit) {
         const Kernel kernel{sizeof...(P), sizeof(Tuple),  &bind, &run_threads, scattered, sums_floats,
-                            dynamic_shared, dynamic_limit};
+                            plain, dynamic_shared, dynamic_limit};
         return ::dcnlab_cpu::launch(kernel, *request);
     }
 };

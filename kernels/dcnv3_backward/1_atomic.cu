@@ -23,12 +23,13 @@ dcnv3_backward_atomic(const T* __restrict__ grad_output, const T* __restrict__ i
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
         const long long image = (long long)n * shape.height * shape.width * channels + c;
-        const long long row = (long long)n * shape.rows() + pixel * unsigned(shape.groups) + group;
+        const long long number = (long long)n * shape.rows() + pixel * unsigned(shape.groups) + group;
+        const DCNv3Row<T, A> row(shape, offset, mask, taps, residual, number, pixel);
         const A g = load<A>(grad_output[((long long)n * shape.out_height * shape.out_width + pixel) * channels + c]);
         for (int k = 0; k < shape.taps; ++k) {
-            const long long tap = row * shape.taps + k;
-            const A m = load<A>(mask[tap]);
-            const Cell<A> cell = locate_tap<T, A>(shape, offset, m, taps, residual, row, pixel, k);
+            const long long tap = number * shape.taps + k;
+            const A m = row.modulation(k);
+            const Cell<A> cell = row.cell(k);
             if (cell.sample == NOWHERE) continue;
             if (cell.sample == BROKEN) {
                 atomicAdd(grad_offset + 2 * tap, not_a_number<A>());
@@ -46,9 +47,8 @@ dcnv3_backward_atomic(const T* __restrict__ grad_output, const T* __restrict__ i
                 atomicAdd(grad_input + at, weight[corner] * g);
             }
             const SampleGradient<A> gradient = sample_gradient(cell, dot, m);
-            const A scale = A(shape.offset_scale);
-            atomicAdd(grad_offset + 2 * tap, scale * gradient.x);
-            atomicAdd(grad_offset + 2 * tap + 1, scale * gradient.y);
+            atomicAdd(grad_offset + 2 * tap, row.scale * gradient.x);
+            atomicAdd(grad_offset + 2 * tap + 1, row.scale * gradient.y);
             atomicAdd(grad_mask + tap, gradient.modulation);
         }
     }

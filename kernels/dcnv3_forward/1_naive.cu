@@ -19,13 +19,13 @@ dcnv3_forward_naive(const T* __restrict__ input, const T* __restrict__ offset, c
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
         const T* image = input + (long long)n * shape.height * shape.width * channels + c;
-        const long long row = (long long)n * shape.rows() + pixel * unsigned(shape.groups) + group;
+        const long long number = (long long)n * shape.rows() + pixel * unsigned(shape.groups) + group;
+        const DCNv3Row<T, A> row(shape, offset, mask, taps, residual, number, pixel);
         A sum = A(0);
         for (int k = 0; k < shape.taps; ++k) {
-            const A m = load<A>(mask[row * shape.taps + k]);
-            const Cell<A> cell = locate_tap<T, A>(shape, offset, m, taps, residual, row, pixel, k);
+            const Cell<A> cell = row.cell(k);
             A weight[4];
-            corner_weights(cell, m, weight);
+            corner_weights(cell, row.modulation(k), weight);
             sum += sample_channel(image, channels, cell, weight, shape.height, shape.width);
         }
         store(output + ((long long)n * shape.out_height * shape.out_width + pixel) * channels + c, sum);

@@ -8,43 +8,20 @@
 //
 // WIDTH channels are summed in registers at a time. Any group width works with any WIDTH; equal is fastest.
 #include "dcnv3.cuh"
+#include "taps.cuh"
 
-// sum[0..width) += the sample, for channels that lie `step` apart from pixel to pixel.
-template <typename T, typename A>
-__device__ __forceinline__ void add_sample(A* sum, int width, const T* image, long long step, const Cell<A>& cell,
-                                           const A weight[4], const DCNv3Shape& shape) {
-    if (cell.sample == INSIDE) {
-        const T* v00 = image + cell.pixel(0, shape.width) * step;
-        const T *v01 = v00 + step, *v10 = v00 + shape.width * step, *v11 = v10 + step;
-        for (int c = 0; c < width; ++c)
-            sum[c] += weight[0] * load<A>(v00[c]) + weight[1] * load<A>(v01[c]) + weight[2] * load<A>(v10[c]) +
-                      weight[3] * load<A>(v11[c]);
-    } else if (cell.sample == BORDER) {
-        for (int corner = 0; corner < 4; ++corner) {
-            if (!cell.has(corner, shape.height, shape.width)) continue;
-            const T* v = image + cell.pixel(corner, shape.width) * step;
-            for (int c = 0; c < width; ++c) sum[c] += weight[corner] * load<A>(v[c]);
-        }
-    } else if (cell.sample == BROKEN) {
-        for (int c = 0; c < width; ++c) sum[c] = not_a_number<A>();
+// `count` channels of one row of outputs, up to WIDTH.
+template <int WIDTH, typename T, typename A>
+__device__ __forceinline__ Lanes<A, WIDTH> forward_lanes(const DCNv3Row<T, A>& row, const T* image, const DCNv3Shape& shape,
+                                                         int count) {
+    Lanes<A, WIDTH> sum;
+    for (int first = 0; first < shape.taps; first += TOGETHER) {
+        const int taps = shape.taps - first < TOGETHER ? shape.taps - first : TOGETHER;
+        Taps<A> tap;
+        tap.locate_whole(row, first, taps);
+        for (int i = 0; i < taps; ++i) add_tap(sum, row, tap, first, i, image, shape.channels(), count);
     }
-}
-
-// `width` channels of one row of outputs. Called with a constant where all WIDTH are there.
-template <typename T, typename A, int WIDTH>
-__device__ __forceinline__ void forward_channels(int width, const T* image, const T* offset, const T* mask,
-                                                 const int* taps, const A* residual, T* output, long long row,
-                                                 unsigned pixel, const DCNv3Shape& shape) {
-    A sum[WIDTH];
-    for (int c = 0; c < width; ++c) sum[c] = A(0);
-    for (int k = 0; k < shape.taps; ++k) {
-        const A m = load<A>(mask[row * shape.taps + k]);
-        const Cell<A> cell = locate_tap<T, A>(shape, offset, m, taps, residual, row, pixel, k);
-        A weight[4];
-        corner_weights(cell, m, weight);
-        add_sample<T, A>(sum, width, image, shape.channels(), cell, weight, shape);
-    }
-    for (int c = 0; c < width; ++c) store(output + c, sum[c]);
+    return sum;
 }
 
 template <typename T, typename A, int WIDTH>
@@ -57,16 +34,14 @@ dcnv3_forward_point(const T* __restrict__ input, const T* __restrict__ offset, c
     const unsigned pixel = item / unsigned(shape.groups), group = item % unsigned(shape.groups);
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
-        const T* image = input + (long long)n * shape.height * shape.width * shape.channels();
-        const long long row = (long long)n * shape.rows() + item;
-        for (int first = 0; first < shape.group_width; first += WIDTH) {
-            const long long c = (long long)group * shape.group_width + first;
-            T* to = output + ((long long)n * shape.out_height * shape.out_width + pixel) * shape.channels() + c;
-            const int left = shape.group_width - first;
-            if (left >= WIDTH)
-                forward_channels<T, A, WIDTH>(WIDTH, image + c, offset, mask, taps, residual, to, row, pixel, shape);
-            else
-                forward_channels<T, A, WIDTH>(left, image + c, offset, mask, taps, residual, to, row, pixel, shape);
-        }
+        const long long start = (long long)group * shape.group_width;
+        const T* image = input + (long long)n * shape.height * shape.width * shape.channels() + start;
+        T* to = output + ((long long)n * shape.out_height * shape.out_width + pixel) * shape.channels() + start;
+        const DCNv3Row<T, A> row(shape, offset, mask, taps, residual, (long long)n * shape.rows() + item, pixel);
+        int c = 0;
+        for (; c + WIDTH <= shape.group_width; c += WIDTH)
+            forward_lanes<WIDTH>(row, image + c, shape, WIDTH).store_to(to + c, WIDTH);
+        if (c < shape.group_width)
+            forward_lanes<WIDTH>(row, image + c, shape, shape.group_width - c).store_to(to + c, shape.group_width - c);
     }
 }

@@ -3,8 +3,6 @@
 //   offset  [batch, out_height, out_width, groups, taps, 2]       pairs (x, y), as published
 //   mask    [batch, out_height, out_width, groups, taps]
 //   output  [batch, out_height, out_width, groups * group_width]
-// Images, and arrays of them, may be of any size; the outputs of one image, out_height * out_width * channels, must
-// number less than 2^31 (they are the threads of a grid), which the caller checks.
 //   taps    [taps, 2] int, residual [taps, 2]                     pairs (y, x): SamplingGrid.taps and .residual
 #pragma once
 
@@ -21,17 +19,27 @@ struct DCNv3Shape {
     __device__ __forceinline__ unsigned rows() const { return unsigned(out_height) * out_width * groups; }
 };
 
-// The cell of tap `k` at output pixel `pixel` of its image. `row` numbers (image, pixel, group): the place of its taps
-// in offset and mask.
+// The taps of one output pixel and group.
+//   row: number of (image, pixel, group), the place of its taps in offset and mask
 template <typename T, typename A>
-__device__ __forceinline__ Cell<A> locate_tap(const DCNv3Shape& shape, const T* offset, A modulation, const int* taps,
-                                              const A* residual, long long row, unsigned pixel, int k) {
-    const T* pair = offset + (row * shape.taps + k) * 2;
-    const A scale = A(shape.offset_scale);
-    const A dx = residual[2 * k + 1] + scale * load<A>(pair[0]);
-    const A dy = residual[2 * k] + scale * load<A>(pair[1]);
-    const int oy = int(pixel / unsigned(shape.out_width)), ox = int(pixel % unsigned(shape.out_width));
-    const int base_y = oy * shape.stride_y - shape.padding_y + taps[2 * k];
-    const int base_x = ox * shape.stride_x - shape.padding_x + taps[2 * k + 1];
-    return locate<A>(base_y, base_x, dy, dx, modulation, shape.height, shape.width);
-}
+struct DCNv3Row {
+    const T *offset, *mask;
+    const int* taps;
+    const A* residual;
+    int base_y, base_x, height, width;
+    A scale;
+
+    __device__ __forceinline__ DCNv3Row(const DCNv3Shape& shape, const T* offsets, const T* masks, const int* taps,
+                                   const A* residual, long long row, unsigned pixel)
+        : offset(offsets + row * shape.taps * 2), mask(masks + row * shape.taps), taps(taps), residual(residual),
+          base_y(int(pixel / unsigned(shape.out_width)) * shape.stride_y - shape.padding_y),
+          base_x(int(pixel % unsigned(shape.out_width)) * shape.stride_x - shape.padding_x), height(shape.height),
+          width(shape.width), scale(A(shape.offset_scale)) {}
+
+    __device__ __forceinline__ A modulation(int k) const { return load<A>(mask[k]); }
+    __device__ __forceinline__ A dy(int k) const { return residual[2 * k] + scale * load<A>(offset[2 * k + 1]); }
+    __device__ __forceinline__ A dx(int k) const { return residual[2 * k + 1] + scale * load<A>(offset[2 * k]); }
+    __device__ __forceinline__ Cell<A> cell(int k) const {
+        return locate<A>(base_y + taps[2 * k], base_x + taps[2 * k + 1], dy(k), dx(k), modulation(k), height, width);
+    }
+};

@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.usefixtures("compiler"), pytest.mark.check_kernels]
 
 SAMPLING, FORWARD, FORWARD_POINT = "sampling/1_naive.cu", "dcnv3_forward/1_naive.cu", "dcnv3_forward/2_point.cu"
 BACKWARD, BACKWARD_POINT = "dcnv3_backward/1_atomic.cu", "dcnv3_backward/2_point.cu"
-HEADERS = ("include/dcnv3.cuh", "include/bilinear.cuh", "include/scattered.cuh")
+CHANNELS = "include/channels.cuh"
+HEADERS = (CHANNELS, "include/dcnv3.cuh", "include/bilinear.cuh", "include/scattered.cuh")
 INSTANCES = {
     SAMPLING: "sample_bilinear<float, float>",
     FORWARD: "dcnv3_forward_naive<float, float>",
@@ -94,14 +95,14 @@ BUGS = {
         "out of bounds", "grad_mask", "atomicAdd(grad_mask + tap + 1",
     ),
     "corners outside the image receive a gradient": (
-        BACKWARD_POINT, BACKWARD_POINT,
-        [("if (cell.sample == BORDER && !cell.has(corner, shape.height, shape.width)) continue;", "")],
+        BACKWARD_POINT, CHANNELS,
+        [("if (cell.sample == BORDER && !cell.has(corner, image_height, image_width)) continue;", "")],
         "out of bounds", ("input", "grad_input"), ("load<A>(corner[c])", "atomicAdd(grad + c, weight * g[c])"),
     ),
     "the backward of the tail overruns its registers": (
-        BACKWARD_POINT, BACKWARD_POINT,
-        [("tap_backward<T, A, WIDTH>(left,", "tap_backward<T, A, WIDTH>(WIDTH + left,")],
-        "out of bounds", (None, "input"), ("g[c] = load<A>(grad_output[c])", "load<A>(corner[c])"),
+        BACKWARD_POINT, CHANNELS,
+        [("run_backward<T, A, WIDTH>(channels - c,", "run_backward<T, A, WIDTH>(WIDTH + channels - c,")],
+        "out of bounds", (None, "input"), ("g[c] = load<A>(arriving[c])", "load<A>(corner[c])"),
     ),
 }  # fmt: skip
 
@@ -109,8 +110,9 @@ BUGS = {
 def flattened(path, texts):
     """The kernel with the text of our headers in the place of their includes."""
     text = texts[path]
-    for header in HEADERS:  # the one that includes the others comes first
-        text = text.replace(f'#include "{Path(header).name}"\n', texts[header].replace("#pragma once\n", "\n"))
+    for header in HEADERS:  # those that include others come first
+        include, body = f'#include "{Path(header).name}"\n', texts[header].replace("#pragma once\n", "\n")
+        text = text.replace(include, body, 1).replace(include, "\n")
     return text
 
 

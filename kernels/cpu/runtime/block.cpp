@@ -14,7 +14,7 @@
 namespace dcnlab_cpu {
 
 constinit thread_local Control control;
-constinit thread_local Block* block = nullptr;
+constinit thread_local Block* block __attribute__((tls_model("initial-exec"))) = nullptr;
 
 Stack::Stack() {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
@@ -60,6 +60,7 @@ void Block::begin(const Launch& launch, const void* arguments) {
     control.block_size = dim3(nx, ny, request.block[2]);
     control.grid_size = dim3(request.grid[0], request.grid[1], request.grid[2]);
     control.alone = request.workers == 1;
+    control.plain = launch.kernel.plain && !request.checked && !request.order;
 }
 
 void Block::run(size_t number) {
@@ -162,7 +163,7 @@ void Block::start_fiber(Context& from) {
 void Block::fiber_main() {
     Block& self = *block;
     self.launch_->kernel.run_threads(self.arguments_);
-    if (!failed() && self.done_ != self.count_) self.deadlock();
+    if (!failed() && !control.plain && self.done_ != self.count_) self.deadlock();
     self.abandon();
 }
 
@@ -213,7 +214,14 @@ void Block::deadlock() {
     abandon();
 }
 
+// Where a name hides in a macro, the launcher has not seen it.
+static void refuse_in_plain_loop(const char* file, int line) {
+    if (control.plain)
+        fault("unsupported", file, line, "this barrier, shuffle or vote hides in a macro; write its whole name in the source");
+}
+
 int Block::barrier(int predicate, int* threads, const char* file, int line) {
+    refuse_in_plain_loop(file, line);
     const bool same = !barrier_file_ || (line == barrier_line_ && !strcmp(file, barrier_file_));
     if (!same)
         fault("divergent barrier", file, line, "this thread is in this __syncthreads, %u others wait in the one at line %d",
@@ -250,6 +258,7 @@ void Block::release_barrier() {
 
 Meeting* Block::meet(Operation operation, unsigned mask, const void* value, int bytes, int predicate, const char* file,
                      int line) {
+    refuse_in_plain_loop(file, line);
     Warp& warp = warps_[current_ / WARP];
     const unsigned base = current_ / WARP * WARP, lane = current_ % WARP, bit = 1u << lane;
     const unsigned lanes = unsigned(std::min(WARP, size_t(count_ - base)));

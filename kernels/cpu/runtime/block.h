@@ -129,6 +129,6 @@ private:
     std::vector<Meeting*> free_meetings_;
 };
 
-extern constinit thread_local Block* block;  // of this worker; lives as long as the thread
+extern constinit thread_local Block* block __attribute__((tls_model("initial-exec")));  // of this worker; lives as long as the thread
 
 }  // namespace dcnlab_cpu

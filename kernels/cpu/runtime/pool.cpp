@@ -22,7 +22,7 @@ namespace {
 // A launch with Scattered arguments is cut into this many parts, each a run of consecutive blocks that one worker
 // executes in order, adding into a zeroed copy. The copies are added to the array in the order of the parts. Neither
 // the cut nor the order knows the number of workers, so neither do the sums. Memory: one copy per worker.
-constexpr size_t PARTS = 16;
+constexpr size_t PARTS = 8;
 
 struct Sum {
     size_t parameter, bytes, item;

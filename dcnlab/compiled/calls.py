@@ -1,0 +1,128 @@
+"""What the kernels are called with: shapes as records, arrays made contiguous, a grid of threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dcnlab.arrays import Array, array_module, is_cupy
+from dcnlab.compiled.rungs import IN_USE, RUNGS, arithmetic, kernel, width_for
+from dcnlab.geometry import IntOrPair, SamplingGrid, pair, sampling_grid
+
+THREADS = 128  # of a block
+MOST_IMAGES = 65535  # of a launch, the limit of a grid's second dimension; the kernels go on from there
+
+_INTS = np.int32
+DCNV3_SHAPE = np.dtype(
+    [(name, _INTS) for name in ("batch", "height", "width", "groups", "group_width")]
+    + [(name, _INTS) for name in ("out_height", "out_width", "taps")]
+    + [(name, _INTS) for name in ("stride_y", "stride_x", "padding_y", "padding_x")]
+    + [("offset_scale", np.float64)],
+    align=True,
+)
+DEFORM_CONV2D_SHAPE = np.dtype(
+    [(name, _INTS) for name in ("batch", "channels", "height", "width", "outputs")]
+    + [(name, _INTS) for name in ("groups", "conv_groups", "taps")]
+    + [(name, _INTS) for name in ("out_height", "out_width", "stride_y", "stride_x", "padding_y", "padding_x")],
+    align=True,
+)
+
+
+class Call:
+    """One operator on one set of arrays: which kernel, of which target, mode and rung.
+
+    Attributes
+    ----------
+    target : {"cpu", "cuda"}
+    mode, thread_order
+        As in `dcnlab.launch.module`; "fast" and "forward" but for tests.
+    rungs : dict
+        Rungs to take instead of those in use, by operator.
+    """
+
+    def __init__(
+        self, array: Array, mode: str = "fast", thread_order: Any = "forward", rungs: dict[str, str] | None = None
+    ) -> None:
+        self.target = "cuda" if is_cupy(array) else "cpu"
+        self.mode, self.thread_order, self.rungs = mode, thread_order, rungs or {}
+
+    def idea(self, operator: str) -> str:
+        """Return the rung of an operator."""
+        return self.rungs.get(operator) or IN_USE[operator, self.target]
+
+    def launch(self, operator: str, dtype: Any, channels: int, threads: int, images: int, *arguments: Any) -> None:
+        """Launch an operator's kernel with at least `threads` threads an image."""
+        idea = self.idea(operator)
+        width = width_for(channels) if RUNGS[operator, idea].has_width else None
+        compiled = kernel(operator, idea, np.dtype(dtype).name, width, self.target, self.mode, self.thread_order)
+        compiled[(-(-threads // THREADS), min(images, MOST_IMAGES)), THREADS](*arguments)
+
+
+class DCNv3Arguments:
+    """The arguments that all DCNv3 kernels share, from those of `dcnlab.dcnv3`.
+
+    Attributes
+    ----------
+    arrays : [input, offset, mask, taps, residual], contiguous
+    shape : record `DCNv3Shape` of kernels/include/dcnv3.cuh
+    output_shape : (N, Ho, Wo, C)
+    rows : int
+        (pixel, group) pairs of one image.
+    """
+
+    def __init__(
+        self,
+        input: Array,
+        offset: Array,
+        mask: Array,
+        kernel_size: IntOrPair,
+        stride: IntOrPair,
+        padding: IntOrPair,
+        dilation: IntOrPair,
+        groups: int,
+        offset_scale: float,
+        remove_center: bool,
+    ) -> None:
+        xp = array_module(input)
+        grid = sampling_grid(
+            offset,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            layout="dcnv3",
+            offset_scale=offset_scale,
+            remove_center=remove_center,
+        )
+        n, height, width, channels = input.shape
+        s, p = pair(stride, "stride", 1), pair(padding, "padding", 0)
+        self.output_shape = (n, *grid.output_size, channels)
+        self.rows, self.group_width = grid.pixel_count * groups, channels // groups
+        refuse_too_many(max(self.rows * self.group_width, height * width))
+        self.shape = np.array(
+            (n, height, width, groups, self.group_width, *grid.output_size, grid.tap_count, *s, *p, offset_scale),
+            DCNV3_SHAPE,
+        )
+        self.arrays = [xp.ascontiguousarray(array) for array in (input, offset, mask, grid.taps)]
+        self.arrays.append(grid.residual.astype(arithmetic(input.dtype)))
+
+
+def deform_conv2d_shape(
+    input: Array, weight: Array, grid: SamplingGrid, stride: IntOrPair, padding: IntOrPair
+) -> np.ndarray:
+    """Return the record `DeformConv2dShape` of kernels/include/deform_conv2d.cuh."""
+    n, channels, height, width = input.shape
+    s, p = pair(stride, "stride", 1), pair(padding, "padding", 0)
+    refuse_too_many(max(grid.pixel_count * max(len(weight), grid.groups), height * width))
+    conv_groups = channels // weight.shape[1]
+    sizes = (n, channels, height, width, len(weight), grid.groups, conv_groups, grid.tap_count, *grid.output_size)
+    return np.array((*sizes, *s, *p), DEFORM_CONV2D_SHAPE)
+
+
+def refuse_too_many(values: int) -> None:
+    """Refuse images for which a kernel would need more than 2^31 - 1 threads."""
+    if values >= 2**31:
+        raise ValueError(
+            f"the kernels number the values of one image with 31 bits, this call has {values}; use backend='numpy'"
+        )

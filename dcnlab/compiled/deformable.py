@@ -1,0 +1,298 @@
+"""DCNv1, DCNv2 and DCNv3 by kernels; signatures and results as in `dcnlab.reference.deformable`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dcnlab.arrays import Array, array_module, blocks
+from dcnlab.compiled.calls import Call, DCNv3Arguments, deform_conv2d_shape
+from dcnlab.compiled.rungs import arithmetic
+from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid
+from dcnlab.launch import limit_blas
+from dcnlab.reference.combine import (
+    column_gradient,
+    combine,
+    transpose,
+    weight_from_matrix,
+    weight_gradient,
+    weight_matrix,
+)
+from dcnlab.reference.deformable import DCNv3Grads, DeformConv2dGrads
+
+# Workspace of the columns of one matrix product.
+COLUMN_BYTES = 2 * 2**20
+LEAST_PIXELS = 448  # BLAS is slow on fewer rows than about that
+
+
+def dcnv3(
+    input: Array,
+    offset: Array,
+    mask: Array,
+    kernel_size: IntOrPair = 3,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 1,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    offset_scale: float = 1.0,
+    remove_center: bool = False,
+    call: Call | None = None,
+) -> Array:
+    """Return DCNv3 of NHWC `input`; arguments as in `dcnlab.dcnv3`, not checked here."""
+    xp, call = array_module(input), call or Call(input)
+    a = DCNv3Arguments(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
+    output = xp.empty(a.output_shape, input.dtype)
+    if output.size:
+        each = a.group_width if call.idea("dcnv3_forward") == "1_naive" else 1
+        call.launch("dcnv3_forward", input.dtype, a.group_width, a.rows * each, len(input), *a.arrays, output, a.shape)
+    return output
+
+
+def dcnv3_backward(
+    grad_output: Array,
+    input: Array,
+    offset: Array,
+    mask: Array,
+    kernel_size: IntOrPair = 3,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 1,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    offset_scale: float = 1.0,
+    remove_center: bool = False,
+    call: Call | None = None,
+) -> DCNv3Grads:
+    """Return the gradients of sum(output * grad_output)."""
+    xp, call = array_module(input), call or Call(input)
+    a = DCNv3Arguments(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
+    sums = arithmetic(input.dtype)
+    naive = call.idea("dcnv3_backward") == "1_atomic"  # it adds up all three gradients with atomics
+    own = sums if naive else input.dtype
+    grads = [xp.zeros(input.shape, sums), xp.zeros(offset.shape, own), xp.zeros(mask.shape, own)]
+    if grad_output.size:
+        each = a.group_width if naive else 1
+        arriving = xp.ascontiguousarray(grad_output)
+        arguments = (arriving, *a.arrays, *grads, a.shape)
+        call.launch("dcnv3_backward", input.dtype, a.group_width, a.rows * each, len(input), *arguments)
+    return DCNv3Grads(*(grad.astype(input.dtype, copy=False) for grad in grads))
+
+
+def deform_conv2d(
+    input: Array,
+    offset: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    mask: Array | None = None,
+    call: Call | None = None,
+) -> Array:
+    """Return the deformable convolution of NCHW `input`; arguments as in `dcnlab.deform_conv2d`, not checked here."""
+    call = call or Call(input)
+    grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
+    shape = deform_conv2d_shape(input, weight, grid, stride, padding)
+    forward = _forward_naive if call.idea("deform_conv2d_forward") == "1_naive" else _forward_columns
+    output = forward(call, grid, shape, *_contiguous(input, offset, mask, weight, bias))
+    return output.reshape(len(input), len(weight), *grid.output_size)
+
+
+def deform_conv2d_backward(
+    grad_output: Array,
+    input: Array,
+    offset: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    mask: Array | None = None,
+    call: Call | None = None,
+) -> DeformConv2dGrads:
+    """Return the gradients of sum(output * grad_output)."""
+    call = call or Call(input)
+    grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
+    shape = deform_conv2d_shape(input, weight, grid, stride, padding)
+    backward = _backward_naive if call.idea("deform_conv2d_backward") == "1_naive" else _backward_columns
+    found = backward(call, grid, shape, *_contiguous(grad_output, input, offset, mask, weight))
+    grad_input, grad_offset, grad_weight, grad_mask = (
+        None if grad is None else grad.astype(input.dtype, copy=False) for grad in found
+    )
+    grad_bias = None
+    if bias is not None:
+        grad_bias = grad_output.sum(axis=(0, 2, 3), dtype=arithmetic(input.dtype)).astype(input.dtype, copy=False)
+    return DeformConv2dGrads(grad_input, grad_offset, grad_weight, grad_bias, grad_mask)
+
+
+# -- rung 1: a thread an output value ------------------------------------------------------------------------------
+
+
+def _forward_naive(
+    call: Call,
+    grid: SamplingGrid,
+    shape: np.ndarray,
+    input: Array,
+    offset: Array,
+    mask: Array | None,
+    weight: Array,
+    bias: Array | None,
+) -> Array:
+    xp = array_module(input)
+    output = xp.empty((len(input), len(weight), grid.pixel_count), input.dtype)
+    if output.size:
+        threads = len(weight) * grid.pixel_count
+        arguments = (input, offset, mask, weight, bias, xp.ascontiguousarray(grid.taps), output, shape)
+        call.launch("deform_conv2d_forward", input.dtype, 1, threads, len(input), *arguments)
+    return output
+
+
+def _backward_naive(
+    call: Call,
+    grid: SamplingGrid,
+    shape: np.ndarray,
+    grad_output: Array,
+    input: Array,
+    offset: Array,
+    mask: Array | None,
+    weight: Array,
+) -> tuple[Array, Array, Array, Array | None]:
+    xp, sums = array_module(input), arithmetic(input.dtype)
+    grads = [xp.zeros(array.shape, sums) for array in (input, offset, weight)]
+    # A kernel has a place for the mask's gradient even where there is no mask.
+    grad_mask = xp.zeros(1 if mask is None else mask.shape, sums)
+    if grad_output.size:
+        threads = len(weight) * grid.pixel_count
+        arrays = (grad_output, input, offset, mask, weight, xp.ascontiguousarray(grid.taps))
+        arguments = (*arrays, *grads, grad_mask, int(mask is not None), shape)
+        call.launch("deform_conv2d_backward", input.dtype, 1, threads, len(input), *arguments)
+    return (*grads, None if mask is None else grad_mask)
+
+
+# -- rung 2: columns, and the array library's matrix product -------------------------------------------------------
+
+
+def _forward_columns(
+    call: Call,
+    grid: SamplingGrid,
+    shape: np.ndarray,
+    input: Array,
+    offset: Array,
+    mask: Array | None,
+    weight: Array,
+    bias: Array | None,
+) -> Array:
+    xp = array_module(input)
+    output = xp.empty((len(input), len(weight), grid.pixel_count), input.dtype)
+    work = _Columns(call, grid, shape, input, offset, mask)
+    transposed = transpose(weight_matrix(work.compute(weight), input.shape[1] // weight.shape[1]))
+    for image in range(len(input)):
+        features = work.features(input[image])
+        for pixels in work.parts():
+            combined = combine(work.sample(features, image, pixels), transposed)  # (pixels, O)
+            if bias is not None:
+                combined += bias
+            output[image, :, pixels] = combined.T
+    return output
+
+
+def _backward_columns(
+    call: Call,
+    grid: SamplingGrid,
+    shape: np.ndarray,
+    grad_output: Array,
+    input: Array,
+    offset: Array,
+    mask: Array | None,
+    weight: Array,
+) -> tuple[Array, Array, Array, Array | None]:
+    xp = array_module(input)
+    work = _Columns(call, grid, shape, input, offset, mask)
+    matrix = weight_matrix(work.compute(weight), input.shape[1] // weight.shape[1])
+    grad_input, grad_matrix = xp.empty(input.shape, input.dtype), xp.zeros_like(matrix)
+    grad_offset = xp.empty(offset.shape, work.dtype)
+    grad_mask = None if mask is None else xp.empty(mask.shape, work.dtype)
+    for image in range(len(input)):
+        features = work.features(input[image])
+        grad_features = xp.zeros_like(features)
+        arriving = work.compute(grad_output[image]).reshape(len(weight), -1)
+        for pixels in work.parts():
+            arrived = arriving[:, pixels]
+            grad_matrix += weight_gradient(arrived, work.sample(features, image, pixels), len(matrix))
+            grad_columns = xp.ascontiguousarray(column_gradient(arrived, matrix, grid.tap_count))
+            work.scatter(grad_columns, features, image, pixels, grad_features, grad_offset, grad_mask)
+        grad_input[image] = grad_features.transpose(2, 0, 1)
+    return grad_input, grad_offset, weight_from_matrix(grad_matrix, weight.shape), grad_mask
+
+
+class _Columns:
+    """Sampling a part of an image's output pixels into columns [pixel, tap, channel], and the way back.
+
+    float16 is a format of storage: columns, products and sums are float32.
+    """
+
+    def __init__(
+        self, call: Call, grid: SamplingGrid, shape: np.ndarray, input: Array, offset: Array, mask: Array | None
+    ) -> None:
+        limit_blas()
+        self.call, self.grid, self.shape, self.dtype = call, grid, shape, arithmetic(input.dtype)
+        self.xp, self.channels = array_module(input), input.shape[1]
+        self.offset, self.mask = self.compute(offset), None if mask is None else self.compute(mask)
+        self.taps = self.xp.ascontiguousarray(grid.taps)
+        self.width = self.channels // grid.groups
+        self.columns: Any = None
+
+    def compute(self, array: Array) -> Array:
+        """Return an array in the type of the arithmetic."""
+        return array.astype(self.dtype, copy=False)
+
+    def features(self, image: Array) -> Array:
+        """Return an image (C, H, W) channels-last, in the type of the arithmetic."""
+        return self.xp.ascontiguousarray(self.compute(image).transpose(1, 2, 0))
+
+    def parts(self) -> list[slice]:
+        """Return the output pixels of an image, cut up for the cache."""
+        each = self.grid.tap_count * self.channels * self.dtype.itemsize
+        return list(blocks(self.grid.pixel_count, each, max(COLUMN_BYTES, LEAST_PIXELS * each)))
+
+    def sample(self, features: Array, image: int, pixels: slice) -> Array:
+        """Return the columns (pixels, K, C) of some output pixels; overwritten by the next call."""
+        count = pixels.stop - pixels.start
+        if self.columns is None or len(self.columns) < count:
+            self.columns = self.xp.empty((count, self.grid.tap_count, self.channels), self.dtype)
+        columns = self.columns[:count]
+        threads = count * self.grid.groups
+        arguments = (features, self.offset, self.mask, self.taps, columns, image, pixels.start, count, self.shape)
+        self.call.launch("deform_conv2d_forward", self.dtype, self.width, threads, 1, *arguments)
+        return columns
+
+    def scatter(
+        self,
+        grad_columns: Array,
+        features: Array,
+        image: int,
+        pixels: slice,
+        grad_features: Array,
+        grad_offset: Array,
+        grad_mask: Array | None,
+    ) -> None:
+        """Add the columns' gradient to that of the image, and write those of offset and mask."""
+        count = pixels.stop - pixels.start
+        threads = count * self.grid.groups
+        arrays = (grad_columns, features, self.offset, self.mask, self.taps, grad_features, grad_offset, grad_mask)
+        self.call.launch(
+            "deform_conv2d_backward",
+            self.dtype,
+            self.width,
+            threads,
+            1,
+            *arrays,
+            image,
+            pixels.start,
+            count,
+            self.shape,
+        )
+
+
+def _contiguous(*arrays: Array | None) -> list[Array | None]:
+    return [None if array is None else array_module(array).ascontiguousarray(array) for array in arrays]

@@ -1,0 +1,115 @@
+"""Which kernels there are, and which of them an operator uses on each target: the one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from dcnlab.launch import Kernel, module
+
+TARGETS = ("cpu", "cuda")
+DTYPES = ("float32", "float64", "float16")
+_C_TYPES = {"float16": "__half", "float32": "float", "float64": "double"}
+
+# Channels that a thread works on at a time, where a kernel has the number compiled in; any group width works with any.
+WIDTHS = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One kernel of a ladder.
+
+    Attributes
+    ----------
+    operator : str
+    idea : str
+        The file is kernels/<operator>/<idea>.cu.
+    kernel : str
+        Its template ``<T, A>``, or ``<T, A, WIDTH>``: type of the arrays, type of the arithmetic, channels at a time.
+    has_width : bool
+    """
+
+    operator: str
+    idea: str
+    kernel: str
+    has_width: bool = False
+
+    @property
+    def path(self) -> str:
+        """The file, relative to the folder of the kernels."""
+        return f"{self.operator}/{self.idea}.cu"
+
+    def instance(self, dtype: Any, width: int | None = None) -> str:
+        """Return the name expression of the kernel for arrays of `dtype`.
+
+        >>> RUNGS["dcnv3_forward", "2_point"].instance("float16", 8)
+        'dcnv3_forward_point<__half, float, 8>'
+        """
+        types = [_C_TYPES[np.dtype(dtype).name], _C_TYPES[arithmetic(dtype).name]]
+        return f"{self.kernel}<{', '.join(types + ([str(width)] if self.has_width else []))}>"
+
+    def instances(self) -> list[str]:
+        """Return the name expressions of all dtypes and widths."""
+        widths = WIDTHS if self.has_width else (None,)
+        return [self.instance(dtype, width) for dtype in DTYPES for width in widths]
+
+
+RUNGS = {
+    (rung.operator, rung.idea): rung
+    for rung in (
+        Rung("sampling", "1_naive", "sample_bilinear"),
+        Rung("dcnv3_forward", "1_naive", "dcnv3_forward_naive"),
+        Rung("dcnv3_forward", "2_point", "dcnv3_forward_point", has_width=True),
+        Rung("dcnv3_backward", "1_atomic", "dcnv3_backward_atomic"),
+        Rung("dcnv3_backward", "2_point", "dcnv3_backward_point", has_width=True),
+        Rung("deform_conv2d_forward", "1_naive", "deform_conv2d_forward_naive"),
+        Rung("deform_conv2d_forward", "2_columns", "deform_conv2d_columns", has_width=True),
+        Rung("deform_conv2d_backward", "1_naive", "deform_conv2d_backward_naive"),
+        Rung("deform_conv2d_backward", "2_columns", "deform_conv2d_columns_backward", has_width=True),
+    )
+}
+
+# The rung in use. The callers in `deformable` know how to call these; a new rung with the same arguments slots in here.
+IN_USE = {
+    ("dcnv3_forward", "cpu"): "2_point",
+    ("dcnv3_forward", "cuda"): "2_point",
+    ("dcnv3_backward", "cpu"): "2_point",
+    ("dcnv3_backward", "cuda"): "2_point",
+    ("deform_conv2d_forward", "cpu"): "2_columns",
+    ("deform_conv2d_forward", "cuda"): "2_columns",
+    ("deform_conv2d_backward", "cpu"): "2_columns",
+    ("deform_conv2d_backward", "cuda"): "2_columns",
+}
+
+
+def arithmetic(dtype: Any) -> np.dtype:
+    """Return the type that kernels compute in: float64 for float64, float32 for float32 and float16."""
+    return np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
+
+
+def width_for(channels: int) -> int:
+    """Return how many channels at a time suit a group of `channels`: the largest width that fits, else the smallest.
+
+    >>> [width_for(n) for n in (1, 12, 64)]
+    [4, 8, 32]
+    """
+    return max((width for width in WIDTHS if width <= channels), default=WIDTHS[0])
+
+
+@lru_cache(maxsize=256)
+def kernel(
+    operator: str,
+    idea: str,
+    dtype: str,
+    width: int | None,
+    target: str,
+    mode: str = "fast",
+    thread_order: Any = "forward",
+) -> Kernel:
+    """Return one kernel, compiled; kept between calls."""
+    rung = RUNGS[operator, idea]
+    name = rung.instance(dtype, width)
+    return module(rung.path, [name], target=target, mode=mode, thread_order=thread_order)[name]

@@ -1,0 +1,101 @@
+// Lanes: a run of neighbouring channels, worked on together.
+//
+// On a CPU they are one vector register (GCC's and Clang's vector types); on a GPU, and where every single access is
+// checked, an array and loops. Both do the same arithmetic in the same order. A run may be shorter than WIDTH: the lanes
+// beyond `count` are 0 when loaded, and not stored.
+//   A: type of the arithmetic, T: type of the memory
+#pragma once
+
+#include "bilinear.cuh"
+#include "scattered.cuh"
+
+#if defined(DCNLAB_CPU) && !defined(DCNLAB_CHECK)
+#define DCNLAB_VECTORS
+#endif
+
+template <typename T, typename A>
+struct SameType { static constexpr bool value = false; };
+template <typename T>
+struct SameType<T, T> { static constexpr bool value = true; };
+
+template <typename A, int WIDTH>
+struct Lanes {
+#ifdef DCNLAB_VECTORS
+    typedef A Vector __attribute__((vector_size(WIDTH * sizeof(A))));
+    typedef A Unaligned __attribute__((vector_size(WIDTH * sizeof(A)), aligned(alignof(A)), may_alias));
+    Vector v = {};
+
+    __device__ __forceinline__ Lanes operator+(const Lanes& b) const { return of(v + b.v); }
+    __device__ __forceinline__ Lanes operator-(const Lanes& b) const { return of(v - b.v); }
+    __device__ __forceinline__ Lanes operator*(const Lanes& b) const { return of(v * b.v); }
+    __device__ __forceinline__ Lanes operator*(A factor) const { return of(v * factor); }
+    static __device__ __forceinline__ Lanes of(Vector v) { Lanes lanes; lanes.v = v; return lanes; }
+#else
+    A v[WIDTH] = {};
+
+    __device__ __forceinline__ Lanes operator+(const Lanes& b) const { return each(b, [](A x, A y) { return x + y; }); }
+    __device__ __forceinline__ Lanes operator-(const Lanes& b) const { return each(b, [](A x, A y) { return x - y; }); }
+    __device__ __forceinline__ Lanes operator*(const Lanes& b) const { return each(b, [](A x, A y) { return x * y; }); }
+    __device__ __forceinline__ Lanes operator*(A f) const { return each(*this, [f](A x, A) { return x * f; }); }
+    template <typename F>
+    __device__ __forceinline__ Lanes each(const Lanes& b, F f) const {
+        Lanes result;
+        for (int c = 0; c < WIDTH; ++c) result.v[c] = f(v[c], b.v[c]);
+        return result;
+    }
+#endif
+
+    static __device__ __forceinline__ Lanes filled(A value) {
+        Lanes lanes;
+        for (int c = 0; c < WIDTH; ++c) lanes.v[c] = value;
+        return lanes;
+    }
+    template <typename T>
+    static __device__ __forceinline__ Lanes load_from(const T* from, int count) {
+        Lanes lanes;
+#ifdef DCNLAB_VECTORS
+        if constexpr (SameType<T, A>::value)
+            if (count >= WIDTH) return of(*reinterpret_cast<const Unaligned*>(from));
+#endif
+        for (int c = 0; c < WIDTH; ++c)
+            if (c < count) lanes.v[c] = load<A>(from[c]);
+        return lanes;
+    }
+    template <typename T>
+    __device__ __forceinline__ void store_to(T* to, int count) const {
+        for (int c = 0; c < WIDTH; ++c)
+            if (c < count) store(to + c, v[c]);
+    }
+    // Half of the lanes, from lane FIRST on.
+    template <int FIRST>
+    __device__ __forceinline__ Lanes<A, WIDTH / 2> half() const {
+        Lanes<A, WIDTH / 2> result;
+#ifdef DCNLAB_VECTORS
+        const auto* start = reinterpret_cast<const char*>(&v) + FIRST * sizeof(A);
+        __builtin_memcpy(&result.v, start, sizeof result.v);
+#else
+        for (int c = 0; c < WIDTH / 2; ++c) result.v[c] = v[FIRST + c];
+#endif
+        return result;
+    }
+    // Every lane is added to an array that nobody reads meanwhile.
+    __device__ __forceinline__ void add_to(Scattered<A> to, int count) const {
+#ifdef DCNLAB_VECTORS
+        if (count >= WIDTH) {
+            Unaligned* sums = reinterpret_cast<Unaligned*>(to.sums());
+            *sums += v;
+            return;
+        }
+#endif
+        for (int c = 0; c < WIDTH; ++c)
+            if (c < count) atomicAdd(to + c, v[c]);
+    }
+    // The sum of all lanes, halves first: few steps that wait for each other.
+    __device__ __forceinline__ A total() const {
+        if constexpr (WIDTH == 1) {
+            return v[0];
+        } else {
+            return (half<0>() + half<WIDTH / 2>()).total();
+        }
+    }
+};
