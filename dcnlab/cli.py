@@ -1,4 +1,4 @@
-"""The `dcnlab` command: demo, info, gradcheck, bench."""
+"""The `dcnlab` command: demo, info, gradcheck, kernels, bench."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--backend", choices=_backends(), help="for the operators that have kernels")
     check.add_argument("--seed", type=_natural, default=0, metavar="N")
     check.set_defaults(run=_gradcheck)
+
+    kernels = commands.add_parser("kernels", help="check CUDA C++ kernels of your own on this CPU")
+    actions = kernels.add_subparsers(dest="action", required=True, metavar="WHAT")
+    checked = actions.add_parser(
+        "check",
+        help="run the kernels of a file in the modes that find bugs",
+        description="Finds accesses out of bounds, data races, reads of uninitialised shared memory (check) and "
+        "undefined behaviour (ubsan). Exit status: 0 clean, 1 a fault, 2 bad usage or nothing was launched.",
+    )
+    checked.add_argument("file", metavar="FILE", help="a .cu file with '// run:' comments, or a .py file that launches")
+    checked.add_argument("--mode", choices=("check", "ubsan", "both"), default="both", help="(default: %(default)s)")
+    checked.set_defaults(run=_check_kernels)
 
     bench = commands.add_parser("bench", help="measure speed as ratios to a peer in the same run")
     kinds = bench.add_subparsers(dest="kind", required=True, metavar="WHAT")
@@ -97,6 +109,12 @@ def _gradcheck(arguments: argparse.Namespace) -> int:
     )
     print(table)
     return 0 if table.ok else 1
+
+
+def _check_kernels(arguments: argparse.Namespace) -> int:
+    from dcnlab.launch.check_file import check_file
+
+    return check_file(arguments.file, arguments.mode)
 
 
 def _bench_ops(arguments: argparse.Namespace) -> int:

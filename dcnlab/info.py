@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import shlex
 import sys
+from pathlib import Path
 
 from dcnlab.backends import BACKENDS
+from dcnlab.errors import BackendUnavailable
+from dcnlab.launch.cache import cache_folder, contents, unusable_folder
+from dcnlab.launch.threads import num_threads
+from dcnlab.launch.toolchain import find_compiler
 from dcnlab.tables import format_table
 
 PACKAGES = ("numpy", "scipy", "matplotlib", "pillow", "threadpoolctl", "tqdm")
-OPTIONAL = ("cupy-cuda12x", "cupy-cuda13x", "onnxruntime", "torch", "torchvision")
+CUPY = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
+OPTIONAL = (*CUPY[:2], "onnxruntime", "torch", "torchvision")
+DRIVER, WINDOWS_DRIVER = Path("/proc/driver/nvidia/version"), Path("/dev/dxg")
 
 
 def show_config() -> str:
-    """Print and return the versions, the threads, and every backend: on, or off with the reason and the cure.
+    """Print and return versions, threads, what kernels need, and every backend: on, or off with reason and cure.
 
     Returns
     -------
     str
-        The text that was printed. Looks at metadata only; imports neither CuPy nor torch.
+        The text that was printed. Looks at metadata only: imports neither CuPy nor torch, compiles nothing.
     """
     import dcnlab
 
@@ -33,6 +42,10 @@ def show_config() -> str:
         format_table(["optional", "version"], [[name, version(name) or "not installed"] for name in OPTIONAL]),
         "",
         format_table(["threads", "number", "from"], _threads()),
+        "",
+        format_table(["kernels on this CPU", "state", "what it is, or what turns it on"], [_compiler(), _cache()]),
+        "",
+        format_table(["kernels on a GPU", "state", "what it is, or what turns it on"], [_cupy(), _driver()]),
         "",
         format_table(
             ["backend", "state", "what", "why it is off, and what turns it on"],
@@ -53,11 +66,65 @@ def version(package: str) -> str | None:
 
 
 def _threads() -> list[list[str]]:
-    """Return the thread pools of the numeric libraries that are loaded."""
+    """Return our number of threads and those of the numeric libraries that are loaded."""
     from threadpoolctl import threadpool_info
 
+    named = os.environ.get("DCNLAB_NUM_THREADS")
+    source = "every processor this process may use"
+    if named:
+        source = f"DCNLAB_NUM_THREADS={named}, for the BLAS too from the first kernel on"
+    try:
+        ours = ["kernels", str(num_threads()), source]
+    except ValueError as error:
+        ours = ["kernels", "wrong", str(error)]
     pools = [
-        [str(pool.get("internal_api")), str(pool["num_threads"]), str(pool.get("version") or "")]
+        [str(pool.get("internal_api")), str(pool["num_threads"]), f"{pool.get('user_api')} {pool.get('version') or ''}"]
         for pool in threadpool_info()
     ]
-    return [*pools, ["cores", str(os.cpu_count()), "this machine"]]
+    return [ours, *pools, ["cores", str(os.cpu_count()), "this machine"]]
+
+
+def _compiler() -> list[str]:
+    try:
+        compiler = find_compiler()
+    except BackendUnavailable as error:
+        return ["compiler", "off", str(error)]
+    version = next(iter(compiler.version.splitlines()), "").strip() or "says no version"
+    return ["compiler", "on", f"{shlex.join(compiler.command)}: {version}"]
+
+
+def _cache() -> list[str]:
+    folder = cache_folder()
+    found = contents(folder)
+    text = f"{folder}: {found.entries} entries, {found.bytes / 1e6:.1f} MB"
+    if wanted := unusable_folder():
+        text += f"; {wanted} cannot be written to: set DCNLAB_CACHE to a folder that can, or make that one writable"
+        return ["cache", "stopgap", text]
+    return ["cache", "writable", text]
+
+
+def _cupy() -> list[str]:
+    """Say whether CuPy is installed; only a person who runs the line given may load it, which takes a while."""
+    installed = [f"{name} {version(name)}" for name in CUPY if version(name)]
+    if not installed and importlib.util.find_spec("cupy") is None:
+        return ["CuPy", "off", "not installed; run: pip install 'dcnlab[cuda13]' (or 'dcnlab[cuda12]')"]
+    line = "python -c 'import cupy; print(cupy.cuda.runtime.getDeviceCount())'"
+    return [
+        "CuPy",
+        "installed",
+        f"{', '.join(installed) or 'of unknown version'}; to see whether it finds a GPU: {line}",
+    ]
+
+
+def _driver() -> list[str]:
+    """Look for NVIDIA's driver where Linux (and Windows' Linux) shows it."""
+    try:
+        told = DRIVER.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        told = []
+    if told:
+        return ["driver", "found", told[0].partition(":")[2].strip() or told[0]]
+    if WINDOWS_DRIVER.exists():
+        return ["driver", "found", f"the one of Windows ({WINDOWS_DRIVER})"]
+    missing = f"none ({DRIVER} is not there): needs an NVIDIA GPU and its driver; without one use target='cpu'"
+    return ["driver", "off", missing]

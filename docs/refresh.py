@@ -1,6 +1,7 @@
-"""Regenerate what README.md shows of recorded runs: `make figures` records them anew first.
+"""Regenerate the blocks of README.md and kernels/README.md that are made from something else.
 
-The runs are docs/results/ops.json (`dcnlab bench ops --out`) and docs/results/demo.json (the results.json of a demo).
+README.md shows recorded runs (`make figures` records them anew first): docs/results/ops.json (`dcnlab bench ops --out`)
+and docs/results/demo.json (the results.json of a demo). kernels/README.md lists the kernels by their header comments.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +50,49 @@ def demo_block(record: dict[str, Any]) -> str:
     )
 
 
-BLOCKS = {"ops": bench_block, "demo": demo_block}
+HEADER = re.compile(r"// (?P<operator>[^\n]+?), rung (?P<rung>\d+): (?P<idea>[^\n]+(?:\n// [^\n]+)*)")
 
 
-def refreshed(readme: str) -> str:
-    """Return README.md with every generated block made anew from its recorded run."""
-    for name, block in BLOCKS.items():
-        record = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        pattern = re.compile(rf"(<!-- generated from docs/results/{name}\.json -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        if not pattern.search(readme):
-            raise ValueError(f"README.md has no block for docs/results/{name}.json")
-        text = block(record)
-        readme = pattern.sub(lambda match, text=text: match[1] + text + match[2], readme)
-    return readme
+def ladder_block(folder: Path) -> str:
+    """Return the table of the kernels: what the first paragraph of each .cu file's header comment says."""
+    lines = ["| operator | rung | idea |", "|---|---|---|"]
+    for path in sorted(folder.glob("*/*.cu")):
+        header = HEADER.match(path.read_text(encoding="utf-8"))
+        if header is None or not path.name.startswith(f"{header['rung']}_"):
+            raise ValueError(f"{path.name} must begin with  // operator, rung {path.name.partition('_')[0]}: idea")
+        idea = header["idea"].replace("\n//", "").replace("|", "\\|")
+        link = f"[{path.stem}]({path.relative_to(folder).as_posix()})"
+        lines.append(f"| {header['operator']} | {link} | {idea} |")
+    return "\n".join(lines)
+
+
+def _record(name: str) -> Any:
+    return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+# For every page its blocks: what they say they are generated from, and how.
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "docs/results/ops.json": lambda: bench_block(_record("ops")),
+        "docs/results/demo.json": lambda: demo_block(_record("demo")),
+    },
+    "kernels/README.md": {"the header comments": lambda: ladder_block(ROOT / "kernels")},
+}
+
+
+def refreshed(page: str, text: str) -> str:
+    """Return the text of a page with every generated block made anew from its source."""
+    for source, block in PAGES[page].items():
+        pattern = re.compile(rf"(<!-- generated from {re.escape(source)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"{page} has no block for {source}")
+        fresh = block()
+        text = pattern.sub(lambda match, fresh=fresh: match[1] + fresh + match[2], text)
+    return text
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(refreshed(path.read_text(encoding="utf-8")), encoding="utf-8")
-    sys.stdout.write(f"{path.name} is up to date with docs/results\n")
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(refreshed(page, path.read_text(encoding="utf-8")), encoding="utf-8")
+        sys.stdout.write(f"{page} is up to date\n")

@@ -1,4 +1,4 @@
-"""README.md: its numbers are those of the recorded runs, and its links lead somewhere."""
+"""README.md, kernels/README.md: generated blocks are those of their sources, and links lead somewhere."""
 
 import importlib.util
 import json
@@ -20,11 +20,25 @@ def refresh():
     return module
 
 
-def test_generated_blocks_are_what_the_recorded_runs_say(refresh):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert refresh.refreshed(readme) == readme, "run: python docs/refresh.py"
-    with pytest.raises(ValueError, match="no block for"):
-        refresh.refreshed("nothing here")
+@pytest.mark.parametrize("page", ["README.md", "kernels/README.md"])
+def test_generated_blocks_are_what_their_sources_say(refresh, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert page in refresh.PAGES
+    assert refresh.refreshed(page, text) == text, "run: python docs/refresh.py"
+    with pytest.raises(ValueError, match=f"{page} has no block for"):
+        refresh.refreshed(page, "nothing here")
+
+
+def test_the_table_of_kernels_follows_their_header_comments(refresh, tmp_path):
+    (tmp_path / "sampling").mkdir()
+    kernel = tmp_path / "sampling" / "3_tile.cu"
+    kernel.write_text("// Sampling, rung 3: a tile\n// for a block | warp.\n//\n// What changed    All.\n")
+    table = refresh.ladder_block(tmp_path).splitlines()
+    assert table[2:] == [r"| Sampling | [3_tile](sampling/3_tile.cu) | a tile for a block \| warp. |"]
+    for wrong in ("// Sampling: a tile.\n", "// Sampling, rung 2: a tile.\n"):
+        kernel.write_text(wrong)
+        with pytest.raises(ValueError, match=r"3_tile\.cu must begin with  // operator, rung 3: idea"):
+            refresh.ladder_block(tmp_path)
 
 
 def test_the_recorded_runs_keep_the_bounds():
@@ -42,13 +56,13 @@ def test_the_recorded_runs_keep_the_bounds():
     assert demo["seconds"] < 60
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "kernels/README.md"])
 def test_local_links_resolve(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
-    assert links or page != "README.md"
+    assert links or page == "CONTRIBUTING.md"
     for link in links:
-        assert (ROOT / link).exists(), f"{page} links to {link}"
+        assert (ROOT / page).parent.joinpath(link).exists(), f"{page} links to {link}"
 
 
 def test_the_two_commands_stand_at_the_top():

@@ -1,6 +1,7 @@
-"""Copies of the arrays of a checked launch, each between fences of memory that belongs to nobody.
+"""Copies of the arrays of a launch in mode "check" or "ubsan", each between fences of memory that belongs to nobody.
 
-Arrays that NumPy laid next to each other would hide an access past the end of one in the other.
+Arrays that NumPy laid next to each other would hide an access past the end of one in the other; and in mode "ubsan",
+which does not look at addresses, a write a little past the end must not hit Python's own memory.
 """
 
 from __future__ import annotations

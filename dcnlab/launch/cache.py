@@ -13,6 +13,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 _MARK = b"dcnlab-sha256:"
@@ -62,6 +63,36 @@ def build(folder: Path, name: str, key: str, make: Callable[[Path], None]) -> Pa
             fresh.write_bytes(content + _MARK + hashlib.sha256(content).digest())
             os.replace(fresh, entry)
     return entry
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is in a cache folder.
+
+    Attributes
+    ----------
+    entries : int
+        Compiled kernels, and runtimes that they share.
+    bytes : int
+    """
+
+    entries: int
+    bytes: int
+
+
+def contents(folder: Path) -> Contents:
+    """Return how much a cache folder holds."""
+    sizes = []
+    for entry in folder.glob("*.so"):
+        with contextlib.suppress(OSError):  # another process may have replaced it
+            sizes.append(entry.stat().st_size)
+    return Contents(len(sizes), sum(sizes))
+
+
+def unusable_folder() -> Path | None:
+    """Return the folder that the cache should be in, where that cannot be written to and another one is used."""
+    first = next(_candidates(), None)
+    return None if first is None or cache_folder() == first else first
 
 
 def _candidates() -> Iterator[Path]:

@@ -112,7 +112,7 @@ class CpuBackend:
 
     def kernel(self, number: int, name: str, parameters: tuple[Parameter, ...]) -> CpuKernel:
         """Return kernel `number` of the library."""
-        return CpuKernel(self, self._library, number, name, parameters, checked=self._mode == "check")
+        return CpuKernel(self, self._library, number, name, parameters, mode=self._mode)
 
 
 class CpuKernel:
@@ -125,9 +125,10 @@ class CpuKernel:
         number: int,
         name: str,
         parameters: tuple[Parameter, ...],
-        checked: bool,
+        mode: str,
     ) -> None:
-        self._backend, self._name, self._parameters, self._checked = backend, name, parameters, checked
+        self._backend, self._name, self._parameters = backend, name, parameters
+        self._checked, self._fenced = mode == "check", mode != "fast"
         self._call = getattr(library, f"dcnlab_launch_{number}")
         self._call.argtypes = [ctypes.POINTER(_Request)]
         sizes = getattr(library, f"dcnlab_sizes_{number}")
@@ -149,7 +150,7 @@ class CpuKernel:
             )
         self._check_sizes(arguments)
         arrays = [value for p, value in zip(self._parameters, arguments, strict=True) if p.pointer]
-        arena = Arena(arrays) if self._checked else None
+        arena = Arena(arrays) if self._fenced else None
         count = max(1, len(arguments))
         request_arguments, pointers = (_Argument * count)(), (ctypes.c_uint64 * count)()
         for i, (parameter, value) in enumerate(zip(self._parameters, arguments, strict=True)):

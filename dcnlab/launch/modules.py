@@ -15,6 +15,8 @@ from dcnlab.launch.arguments import (
 )
 from dcnlab.launch.cpu import CpuBackend, ThreadOrder
 from dcnlab.launch.cuda import CudaBackend
+from dcnlab.launch.faults import KernelFault
+from dcnlab.launch.forced import force_in_effect
 from dcnlab.launch.signature import Parameter, Signature, base_name, find_kernels
 from dcnlab.launch.sources import read_source, without_comments
 from dcnlab.launch.toolchain import MODES
@@ -82,6 +84,8 @@ def module(
     if isinstance(name_expressions, str):
         raise TypeError(f"name_expressions must be a list of names, got the str {name_expressions!r}")
     order = ThreadOrder.of(thread_order)
+    if force := force_in_effect():
+        target, mode, options = force.applied_to(target, options)
     source = read_source(path_or_source)
     signatures = find_kernels(source.everything)
     names = list(dict.fromkeys(name_expressions)) or [
@@ -175,7 +179,15 @@ class Launcher:
         """Check the arguments and run the kernel: on the CPU to its end, on a GPU on the current stream."""
         kernel = self._kernel
         checked = check_arguments(kernel.name, kernel.parameters, arguments, kernel.target)
-        kernel._raw.launch(self._grid, self._block, self._shared, self._stream, checked)
+        force = force_in_effect()
+        if force:
+            force.launched[kernel.name] = None
+        try:
+            kernel._raw.launch(self._grid, self._block, self._shared, self._stream, checked)
+        except KernelFault as fault:
+            if force:
+                force.faults.append(fault)
+            raise
 
 
 def _parameters(source_name: str, signatures: dict[str, Signature], name: str) -> tuple[Parameter, ...]:

@@ -66,6 +66,8 @@ class Parameter:
         The kernel may write through the pointer.
     scattered : bool
         Declared ``Scattered<T>``: only ever added to.
+    base : str
+        The type of the value or of the elements, without qualifiers: "float4" for ``const float4*``.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Parameter:
     alignment: int = 1
     writable: bool = False
     scattered: bool = False
+    base: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Signature:
     name: str
     parameters: tuple[str, ...]
     template: tuple[str, ...] = ()  # names of the template's parameters
+    kinds: tuple[str, ...] = ()  # what each of them is: "typename", "int", ...
     defaults: tuple[str | None, ...] = ()
 
     def instantiate(self, expression: str) -> tuple[Parameter, ...]:
@@ -107,12 +111,13 @@ def find_kernels(text: str) -> dict[str, Signature]:
     """
     kernels = {}
     for found in _KERNEL.finditer(text):
-        template = [_template_parameter(part) for part in _split(found["template"] or "")]
+        template = [_template_parameter(part) for part in split_at_commas(found["template"] or "")]
         kernels[found["name"]] = Signature(
             name=found["name"],
-            parameters=tuple(part for part in _split(found["parameters"][1:-1]) if part != "void"),
-            template=tuple(name for name, _ in template),
-            defaults=tuple(default for _, default in template),
+            parameters=tuple(part for part in split_at_commas(found["parameters"][1:-1]) if part != "void"),
+            template=tuple(name for _, name, _ in template),
+            kinds=tuple(kind for kind, _, _ in template),
+            defaults=tuple(default for _, _, default in template),
         )
     return kernels
 
@@ -124,16 +129,21 @@ def base_name(expression: str) -> str:
 
 def _template_arguments(expression: str) -> list[str]:
     _, opening, rest = expression.partition("<")
-    return _split(rest.rstrip().removesuffix(">")) if opening else []
+    return split_at_commas(rest.rstrip().removesuffix(">")) if opening else []
 
 
-def _template_parameter(text: str) -> tuple[str, str | None]:
+def _template_parameter(text: str) -> tuple[str, str, str | None]:
     declaration, _, default = text.partition("=")
-    return declaration.split()[-1], default.strip() or None
+    *kind, name = declaration.split()
+    return " ".join(kind), name, default.strip() or None
 
 
-def _split(text: str) -> list[str]:
-    """Split at the commas that stand in no bracket."""
+def split_at_commas(text: str) -> list[str]:
+    """Split at the commas that stand in no bracket.
+
+    >>> split_at_commas("T[2, 3], f<a, b>")
+    ['T[2, 3]', 'f<a, b>']
+    """
     parts, depth, start = [], 0, 0
     for position, letter in enumerate(text):
         if letter in "<([{":
@@ -154,7 +164,7 @@ def _parameter(text: str, filled: dict[str, str]) -> Parameter:
     if found is None or not found[1].strip():
         raise ValueError(f"cannot read the kernel parameter {text!r}: it needs a type and a name")
     written, name = found[1], found[2]
-    for parameter, value in filled.items():
+    for parameter, value in reversed(filled.items()):  # a default may name a parameter before it
         written = re.sub(rf"\b{parameter}\b", value, written)
     constant = re.match(r"\s*const\b|[^*]*\bconst\s*\*", written) is not None
     plain = " ".join(_QUALIFIERS.sub(" ", written).split())
@@ -163,11 +173,12 @@ def _parameter(text: str, filled: dict[str, str]) -> Parameter:
     base = scattered[1].strip() if scattered else plain.replace("*", "").replace("&", "").strip()
     shown = " ".join(written.split())
     pointer = stars > 0 or scattered is not None
-    dtype, lanes, alignment = _element(base) if stars < 2 else (np.dtype("uint64"), 1, 8)
-    return Parameter(name, shown, pointer, dtype, lanes, alignment, pointer and not constant, scattered is not None)
+    dtype, lanes, alignment = element_type(base) if stars < 2 else (np.dtype("uint64"), 1, 8)
+    writable = pointer and not constant
+    return Parameter(name, shown, pointer, dtype, lanes, alignment, writable, scattered is not None, base)
 
 
-def _element(base: str) -> tuple[np.dtype | None, int, int]:
+def element_type(base: str) -> tuple[np.dtype | None, int, int]:
     """Return dtype, lanes and alignment of a built-in type; (None, 1, 1) for others."""
     base = base.removeprefix("std::")
     if base in _SCALARS:

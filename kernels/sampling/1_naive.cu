@@ -10,6 +10,9 @@
 //
 //   image [height, width, channels], base [positions, 2] int, displacement [positions, 2], output [positions, channels];
 //   last axis of a position: (y, x). T is float, double or __half; A the type of the arithmetic.
+//
+// run: sample_bilinear<float, float><<<2, 128>>>(image=float[7, 5, 3], base=int[200, 2]=random(-2, 8),
+//      displacement=float[200, 2], output=float[200, 3]=zeros, positions=200, height=7, width=5, channels=3)
 #include "bilinear.cuh"
 
 template <typename T, typename A>

@@ -210,6 +210,7 @@ def test_sampling(dtype):
     assert np.isfinite(np.delete(output, 9, axis=0)).all()
 
 
+@pytest.mark.check_kernels
 @pytest.mark.parametrize("mode", ["check", "ubsan"])
 def test_every_kernel_is_clean(mode):
     """Check mode and UBSan find nothing in our kernels, with all kinds of samples and in every dtype that they have."""

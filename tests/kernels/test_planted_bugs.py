@@ -11,7 +11,7 @@ import pytest
 
 from dcnlab.launch import KernelFault, kernels_folder, module
 
-pytestmark = pytest.mark.usefixtures("compiler")
+pytestmark = [pytest.mark.usefixtures("compiler"), pytest.mark.check_kernels]
 
 SAMPLING, FORWARD, FORWARD_POINT = "sampling/1_naive.cu", "dcnv3_forward/1_naive.cu", "dcnv3_forward/2_point.cu"
 BACKWARD, BACKWARD_POINT = "dcnv3_backward/1_atomic.cu", "dcnv3_backward/2_point.cu"
@@ -140,10 +140,15 @@ def run(kernel, path):
         call.forward(kernel, per_row)
 
 
+def test_no_kernel_is_left_out():
+    assert {str(p.relative_to(kernels_folder())) for p in kernels_folder().glob("*/*.cu")} == set(INSTANCES)
+
+
+@pytest.mark.parametrize("mode", ["check", "ubsan"])
 @pytest.mark.parametrize("path", INSTANCES)
-def test_without_a_bug(path):
+def test_without_a_bug(path, mode):
     name = INSTANCES[path]
-    run(module(path, [name], target="cpu", mode="check")[name], path)
+    run(module(path, [name], target="cpu", mode=mode)[name], path)
 
 
 @pytest.mark.parametrize("bug", BUGS)

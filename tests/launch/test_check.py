@@ -11,6 +11,8 @@ from planted import bug_lines, skip_what_clang_misses
 
 from dcnlab.launch import KernelFault, module
 
+pytestmark = pytest.mark.check_kernels
+
 BUGS = r"""
 #include "scattered.cuh"
 #define TID threadIdx.x

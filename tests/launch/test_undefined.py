@@ -8,6 +8,8 @@ from planted import bug_lines, skip_what_clang_misses
 
 from dcnlab.launch import KernelFault, module
 
+pytestmark = pytest.mark.check_kernels
+
 UNDEFINED = r"""
 extern "C" {
 __global__ void overflow(const float* x, int* y, int n) {
