@@ -10,7 +10,7 @@
 #include "scattered.cuh"
 
 #if defined(DCNLAB_CPU) && !defined(DCNLAB_CHECK)
-#define DCNLAB_VECTORS
+#define DCNLAB_WIDE
 #endif
 
 template <typename T, typename A>
@@ -20,7 +20,7 @@ struct SameType<T, T> { static constexpr bool value = true; };
 
 template <typename A, int WIDTH>
 struct Lanes {
-#ifdef DCNLAB_VECTORS
+#ifdef DCNLAB_WIDE
     typedef A Vector __attribute__((vector_size(WIDTH * sizeof(A))));
     typedef A Unaligned __attribute__((vector_size(WIDTH * sizeof(A)), aligned(alignof(A)), may_alias));
     Vector v = {};
@@ -53,7 +53,7 @@ struct Lanes {
     template <typename T>
     static __device__ __forceinline__ Lanes load_from(const T* from, int count) {
         Lanes lanes;
-#ifdef DCNLAB_VECTORS
+#ifdef DCNLAB_WIDE
         if constexpr (SameType<T, A>::value)
             if (count >= WIDTH) return of(*reinterpret_cast<const Unaligned*>(from));
 #endif
@@ -70,7 +70,7 @@ struct Lanes {
     template <int FIRST>
     __device__ __forceinline__ Lanes<A, WIDTH / 2> half() const {
         Lanes<A, WIDTH / 2> result;
-#ifdef DCNLAB_VECTORS
+#ifdef DCNLAB_WIDE
         const auto* start = reinterpret_cast<const char*>(&v) + FIRST * sizeof(A);
         __builtin_memcpy(&result.v, start, sizeof result.v);
 #else
@@ -80,7 +80,7 @@ struct Lanes {
     }
     // Every lane is added to an array that nobody reads meanwhile.
     __device__ __forceinline__ void add_to(Scattered<A> to, int count) const {
-#ifdef DCNLAB_VECTORS
+#ifdef DCNLAB_WIDE
         if (count >= WIDTH) {
             Unaligned* sums = reinterpret_cast<Unaligned*>(to.sums());
             *sums += v;
