@@ -44,8 +44,8 @@ def sparse_module(xp: Any) -> Any:
     return sparse
 
 
-def require_arrays(operator: str, **arrays: Array) -> None:
-    """Refuse anything but float32 or float64 arrays of one library and one type; None stands for 'absent'.
+def require_arrays(operator: str, dtypes: tuple[str, ...] = FLOAT_TYPES, /, **arrays: Array) -> None:
+    """Refuse anything but arrays of one library and one of `dtypes`; None stands for 'absent'.
 
     Raises
     ------
@@ -56,8 +56,9 @@ def require_arrays(operator: str, **arrays: Array) -> None:
     for name, array in present.items():
         if not (isinstance(array, np.ndarray) or is_cupy(array)):
             raise TypeError(f"{operator}: {name} must be a NumPy or CuPy array, got {type(array).__name__}")
-        if array.dtype.name not in FLOAT_TYPES:
-            raise TypeError(f"{operator}: {name} must be float32 or float64, got {array.dtype}")
+        if array.dtype.name not in dtypes:
+            half = " (float16 is for the backends 'cpu' and 'cuda')" if array.dtype.name == "float16" else ""
+            raise TypeError(f"{operator}: {name} must be {' or '.join(dtypes)}, got {array.dtype}{half}")
     first, *others = present.items()
     for name, array in others:
         if array.dtype != first[1].dtype:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
 
-from dcnlab.arrays import Array, is_cupy
+from dcnlab.arrays import FLOAT_TYPES, Array, is_cupy
 from dcnlab.errors import BackendUnavailable
-
-REFERENCE = "dcnlab.reference.deformable"
 
 
 @dataclass(frozen=True)
@@ -25,38 +23,68 @@ class Backend:
     name : str
     what : str
         One line for `dcnlab info`.
-    implementation : str or None
-        The module with the operators; None where it is not part of this version.
-    missing : str
-        Why it is off and what turns it on, where it is.
+    implementation : str
+        The module with the operators.
+    require : callable
+        Raises `BackendUnavailable`, saying what is missing and the line that brings it, where the backend cannot run.
+    dtypes : tuple of str
+    library : str or None
+        "numpy" or "cupy": the only arrays it takes; None for both.
     """
 
     name: str
     what: str
-    implementation: str | None
-    missing: str = ""
+    implementation: str
+    require: Callable[[], object]
+    dtypes: tuple[str, ...] = FLOAT_TYPES
+    library: str | None = None
+
+    def state(self) -> tuple[str, str]:
+        """Return "on", "off" or "not tried", and why; imports no CuPy to find out."""
+        if self.library == "cupy" and importlib.util.find_spec("cupy") is not None:
+            return "not tried", "CuPy is installed; it is imported when a CuPy array arrives"
+        try:
+            self.require()
+        except BackendUnavailable as error:
+            return "off", str(error)
+        return "on", ""
 
 
+def _nothing() -> None:
+    """NumPy is always there."""
+
+
+def _compiler() -> object:
+    from dcnlab.launch import find_compiler
+
+    return find_compiler()
+
+
+def _gpu() -> object:
+    from dcnlab.launch.cuda import import_cupy
+
+    return import_cupy()
+
+
+HALF = ("float16", *FLOAT_TYPES)
 BACKENDS = {
     backend.name: backend
     for backend in (
         Backend(
             "numpy",
             "readable vectorised reference; also runs on CuPy arrays when asked for by name",
-            REFERENCE,
+            "dcnlab.reference.deformable",
+            _nothing,
         ),
         Backend(
             "cpu",
-            "the CUDA kernels, compiled for this CPU",
-            None,
-            "the kernels are not part of dcnlab 0.1: use backend='numpy'",
+            "the CUDA kernels, compiled for this CPU; NumPy arrays",
+            "dcnlab.compiled.deformable",
+            _compiler,
+            HALF,
+            "numpy",
         ),
-        Backend(
-            "cuda",
-            "the CUDA kernels, on a GPU",
-            None,
-            "the kernels are not part of dcnlab 0.1: pass backend='numpy', which runs the reference on CuPy arrays",
-        ),
+        Backend("cuda", "the CUDA kernels, on a GPU; CuPy arrays", "dcnlab.compiled.deformable", _gpu, HALF, "cupy"),
     )
 }
 
@@ -85,23 +113,33 @@ def use_backend(name: str) -> Iterator[None]:
         _in_force.reset(token)
 
 
-def implementation(backend: str | None, *arrays: Array | None) -> ModuleType:
-    """Return the module that implements the operators for these arrays.
+def choose(backend: str | None, array: Array) -> Backend:
+    """Return the backend for a call.
 
-    An explicit `backend` wins, then `use_backend`, then the arrays: CuPy arrays run on "cuda", NumPy arrays on
-    "numpy". Nothing falls back silently.
+    An explicit `backend` wins, then `use_backend`, then the array: CuPy arrays run on "cuda", others on "numpy".
+    """
+    return BACKENDS[_known(backend or _in_force.get() or ("cuda" if is_cupy(array) else "numpy"))]
+
+
+def implementation(backend: Backend, array: Array) -> ModuleType:
+    """Return the module that implements the operators. Nothing falls back silently.
 
     Raises
     ------
     BackendUnavailable
         Saying what is missing and the line that turns it on.
+    TypeError
+        For arrays of a library that the backend does not take.
     """
-    cupy = any(is_cupy(array) for array in arrays)
-    name = _known(backend or _in_force.get() or ("cuda" if cupy else "numpy"))
-    chosen = BACKENDS[name]
-    if chosen.implementation is None:
-        raise BackendUnavailable(f"backend {name!r} cannot run: {chosen.missing}")
-    return importlib.import_module(chosen.implementation)
+    try:
+        backend.require()
+    except BackendUnavailable as error:
+        raise BackendUnavailable(f"backend {backend.name!r} cannot run: {error}") from None
+    library = "cupy" if is_cupy(array) else "numpy"
+    if backend.library not in (None, library):
+        cure = "cupy.asarray(x)" if library == "numpy" else "cupy.asnumpy(x)"
+        raise TypeError(f"backend {backend.name!r} takes {backend.library} arrays, got {library}; convert with {cure}")
+    return importlib.import_module(backend.implementation)
 
 
 def _known(name: str) -> str:

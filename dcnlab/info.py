@@ -48,8 +48,8 @@ def show_config() -> str:
         format_table(["kernels on a GPU", "state", "what it is, or what turns it on"], [_cupy(), _driver()]),
         "",
         format_table(
-            ["backend", "state", "what", "why it is off, and what turns it on"],
-            [[b.name, "on" if b.implementation else "off", b.what, b.missing] for b in BACKENDS.values()],
+            ["backend", "state", "what", "why, and what turns it on"],
+            [[b.name, b.state()[0], b.what, b.state()[1]] for b in BACKENDS.values()],
         ),
     ]
     text = "\n".join(lines)

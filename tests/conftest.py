@@ -23,6 +23,19 @@ def rng():
     return np.random.default_rng(20)
 
 
+@pytest.fixture(scope="module", params=["numpy", "cpu"])
+def each_backend(request):
+    """Run a whole file on every backend that can run here; operators without kernels are the same on all."""
+    from compiler import require_compiler
+
+    import dcnlab
+
+    if request.param == "cpu":
+        require_compiler()
+    with dcnlab.use_backend(request.param):
+        yield request.param
+
+
 @pytest.fixture(autouse=True)
 def _doctest_modules(doctest_namespace):
     import dcnlab

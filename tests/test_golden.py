@@ -7,6 +7,8 @@ from helpers import GOLDEN, assert_close, expected_gradient, golden_dcnv3, golde
 import dcnlab
 from dcnlab.reference import loops
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 V2 = sorted((GOLDEN / "dcnv2").glob("*.npz"))
 V3 = sorted((GOLDEN / "dcnv3").glob("op_*.npz"))
 

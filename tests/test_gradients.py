@@ -9,6 +9,8 @@ from dcnlab.catalogue import CASES
 from dcnlab.gradient_table import check_operators
 from dcnlab.gradients import TOLERANCE, gradcheck
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 IDS = [f"{case.operator.name}-{case.label}" for case in CASES]
 
 

@@ -10,6 +10,8 @@ import dcnlab
 from dcnlab import catalogue
 from dcnlab.bench.peers import gather_einsum_dcnv3, onnxruntime_deform_conv2d
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 SEEDS = st.integers(0, 2**32 - 1)
 
 

@@ -1,5 +1,6 @@
 """The package itself: what an import costs and brings, backends, configuration, the command line."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -60,9 +61,21 @@ def arguments():
     return np.ones((1, 4, 4, 2)), np.zeros((1, 4, 4, 18)), np.ones((1, 4, 4, 9))
 
 
+CURES = {"cpu": "no C\\+\\+ compiler was found .* pip install ziglang", "cuda": "needs CuPy, .* pip install 'dcnlab"}
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    """A machine without compiler and CuPy."""
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setitem(sys.modules, "ziglang", None)
+
+
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_a_backend_that_cannot_run_says_why_and_never_falls_back(name):
-    with pytest.raises(dcnlab.BackendUnavailable, match=f"backend '{name}' cannot run: .*backend='numpy'"):
+def test_a_backend_that_cannot_run_says_why_and_never_falls_back(name, nothing_installed):
+    with pytest.raises(dcnlab.BackendUnavailable, match=f"backend '{name}' cannot run: .*{CURES[name]}"):
         dcnlab.dcnv3(*arguments(), backend=name)
     with dcnlab.use_backend(name):
         with pytest.raises(dcnlab.BackendUnavailable):
@@ -82,8 +95,12 @@ def test_cupy_arrays_go_to_the_cuda_backend():
     class FakeCupyArray:
         __module__ = "cupy.core"
 
-    with pytest.raises(dcnlab.BackendUnavailable, match="backend 'cuda' cannot run"):
-        backends.implementation(None, FakeCupyArray())
+    assert backends.choose(None, FakeCupyArray()).name == "cuda"
+    assert backends.choose("numpy", FakeCupyArray()).name == "numpy"
+    with pytest.raises(TypeError, match=r"backend 'cpu' takes numpy arrays, got cupy; convert with cupy\.asnumpy"):
+        backends.implementation(dataclasses.replace(backends.BACKENDS["cpu"], require=bool), FakeCupyArray())
+    with pytest.raises(TypeError, match=r"backend 'cuda' takes cupy arrays, got numpy; convert with cupy\.asarray"):
+        backends.implementation(dataclasses.replace(backends.BACKENDS["cuda"], require=bool), np.ones(3))
 
 
 # -- command line --------------------------------------------------------------------------------------------------
@@ -95,7 +112,7 @@ def test_info_lists_versions_and_every_backend_with_its_cure(capsys):
     for word in ("dcnlab", "numpy", "scipy", np.__version__, *backends.BACKENDS):
         assert word in text
     for backend in backends.BACKENDS.values():
-        assert backend.implementation or backend.missing in text
+        assert backend.state()[1] in text
 
 
 def test_gradcheck_command_prints_the_table_and_exits_0(capsys):
@@ -105,7 +122,7 @@ def test_gradcheck_command_prints_the_table_and_exits_0(capsys):
     assert "deform_conv2d" in out
 
 
-def test_gradcheck_command_on_a_backend_that_is_off_exits_2(capsys):
+def test_gradcheck_command_on_a_backend_that_is_off_exits_2(capsys, nothing_installed):
     assert cli.main(["gradcheck", "--backend", "cpu"]) == 2
     assert capsys.readouterr().err.startswith("dcnlab gradcheck: backend 'cpu' cannot run: ")
 

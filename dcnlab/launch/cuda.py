@@ -23,7 +23,7 @@ class CudaBackend:
     def __init__(self, source: Source, names: Sequence[str], mode: str, options: Sequence[str]) -> None:
         if mode != "fast":
             raise ValueError(f"mode={mode!r} is for target='cpu'; on a GPU use NVIDIA's compute-sanitizer")
-        self._cupy = _import_cupy()
+        self._cupy = import_cupy()
         folders = [*([source.path.parent] if source.path else []), *include_folders()]
         self._module = self._cupy.RawModule(
             code=source.text,
@@ -69,7 +69,8 @@ def _for_cupy(value: Any) -> Any:
     return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "biuf" else value
 
 
-def _import_cupy() -> Any:
+def import_cupy() -> Any:
+    """Return CuPy, or raise BackendUnavailable with what is missing and the line that brings it."""
     try:
         import cupy
     except ImportError:

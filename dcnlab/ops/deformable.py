@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from dcnlab.arrays import Array, require_arrays, require_shape
-from dcnlab.backends import implementation
+from dcnlab.backends import choose, implementation
+from dcnlab.dlpack import speaks_dlpack
 from dcnlab.geometry import IntOrPair, output_size, pair, tap_positions
 from dcnlab.reference.deformable import DCNv3Grads, DeformConv2dGrads
 
 
+@speaks_dlpack
 def deform_conv2d(
     input: Array,
     offset: Array,
@@ -56,7 +58,7 @@ def deform_conv2d(
     Raises
     ------
     TypeError
-        Arrays that are not float32 or float64 of one dtype and one library.
+        Arrays that are not float32 or float64 (float16 too on "cpu" and "cuda") of one dtype and one library.
     ValueError
         Shapes that do not fit, with the formula and this call's numbers.
     BackendUnavailable
@@ -64,6 +66,8 @@ def deform_conv2d(
 
     Notes
     -----
+    CPU and CUDA tensors of other libraries (PyTorch, JAX) are taken through DLPack and answered in kind.
+
     A NaN offset or mask gives NaN at its output pixel; an infinite or huge offset samples nothing. torchvision
     crashes on the former. At a sample exactly on y = -1 or x = -1 the offset's gradient is 0, as in mmcv and the
     original CUDA code; torchvision has the right-hand slope there.
@@ -77,13 +81,16 @@ def deform_conv2d(
     >>> dcnlab.deform_conv2d(x, np.zeros((1, 18, 2, 2)), w)[0, 0].tolist()
     [[45.0, 54.0], [81.0, 90.0]]
     """
-    _check_deform_conv2d("deform_conv2d", input, offset, weight, bias, stride, padding, dilation, mask)
-    module = implementation(backend, input)
+    chosen = choose(backend, input)
+    arrays = (input, offset, weight, bias, stride, padding, dilation, mask)
+    _check_deform_conv2d("deform_conv2d", chosen.dtypes, *arrays)
+    module = implementation(chosen, input)
     with np.errstate(all="ignore"):  # NaN and inf are data here; what they do is promised above
-        result: Array = module.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+        result: Array = module.deform_conv2d(*arrays)
     return result
 
 
+@speaks_dlpack
 def deform_conv2d_backward(
     grad_output: Array,
     input: Array,
@@ -120,18 +127,18 @@ def deform_conv2d_backward(
     The bilinear surface has kinks on the lattice lines. A sample on one gets the slope of the cell below and to the
     right of it, and 0 on or outside the border of (-1, H) x (-1, W): the rule of the published CUDA kernels.
     """
-    operator = "deform_conv2d_backward"
-    shape = _check_deform_conv2d(operator, input, offset, weight, bias, stride, padding, dilation, mask)
-    require_arrays(operator, input=input, grad_output=grad_output)
+    operator, chosen = "deform_conv2d_backward", choose(backend, input)
+    arrays = (input, offset, weight, bias, stride, padding, dilation, mask)
+    shape = _check_deform_conv2d(operator, chosen.dtypes, *arrays)
+    require_arrays(operator, chosen.dtypes, input=input, grad_output=grad_output)
     require_shape(operator, "grad_output", grad_output, "(N, O, Ho, Wo)", shape)
-    module = implementation(backend, input)
+    module = implementation(chosen, input)
     with np.errstate(all="ignore"):
-        grads: DeformConv2dGrads = module.deform_conv2d_backward(
-            grad_output, input, offset, weight, bias, stride, padding, dilation, mask
-        )
+        grads: DeformConv2dGrads = module.deform_conv2d_backward(grad_output, *arrays)
     return grads
 
 
+@speaks_dlpack
 def dcnv3(
     input: Array,
     offset: Array,
@@ -189,13 +196,15 @@ def dcnv3(
     4.5
     """
     geometry = (kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
-    _check_dcnv3("dcnv3", input, offset, mask, *geometry)
-    module = implementation(backend, input)
+    chosen = choose(backend, input)
+    _check_dcnv3("dcnv3", chosen.dtypes, input, offset, mask, *geometry)
+    module = implementation(chosen, input)
     with np.errstate(all="ignore"):
         result: Array = module.dcnv3(input, offset, mask, *geometry)
     return result
 
 
+@speaks_dlpack
 def dcnv3_backward(
     grad_output: Array,
     input: Array,
@@ -229,12 +238,12 @@ def dcnv3_backward(
     TypeError, ValueError, BackendUnavailable
         As `dcnv3`.
     """
-    operator = "dcnv3_backward"
+    operator, chosen = "dcnv3_backward", choose(backend, input)
     geometry = (kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
-    shape = _check_dcnv3(operator, input, offset, mask, *geometry)
-    require_arrays(operator, input=input, grad_output=grad_output)
+    shape = _check_dcnv3(operator, chosen.dtypes, input, offset, mask, *geometry)
+    require_arrays(operator, chosen.dtypes, input=input, grad_output=grad_output)
     require_shape(operator, "grad_output", grad_output, "(N, Ho, Wo, C)", shape)
-    module = implementation(backend, input)
+    module = implementation(chosen, input)
     with np.errstate(all="ignore"):
         grads: DCNv3Grads = module.dcnv3_backward(grad_output, input, offset, mask, *geometry)
     return grads
@@ -242,6 +251,7 @@ def dcnv3_backward(
 
 def _check_deform_conv2d(
     operator: str,
+    dtypes: tuple[str, ...],
     input: Array,
     offset: Array,
     weight: Array,
@@ -252,7 +262,7 @@ def _check_deform_conv2d(
     mask: Array | None,
 ) -> tuple[int, int, int, int]:
     """Refuse arguments that do not fit together; return the shape of the output."""
-    require_arrays(operator, input=input, offset=offset, weight=weight, bias=bias, mask=mask)
+    require_arrays(operator, dtypes, input=input, offset=offset, weight=weight, bias=bias, mask=mask)
     n, channels, size = require_image(operator, input, "(N, C, H, W)")
     out, kernel = require_weight(operator, weight, channels)
     if bias is not None:
@@ -274,6 +284,7 @@ def _check_deform_conv2d(
 
 def _check_dcnv3(
     operator: str,
+    dtypes: tuple[str, ...],
     input: Array,
     offset: Array,
     mask: Array,
@@ -286,7 +297,7 @@ def _check_dcnv3(
     remove_center: bool,
 ) -> tuple[int, int, int, int]:
     """Refuse arguments that do not fit together; return the shape of the output."""
-    require_arrays(operator, input=input, offset=offset, mask=mask)
+    require_arrays(operator, dtypes, input=input, offset=offset, mask=mask)
     n, channels, size = require_image(operator, input, "(N, H, W, C)")
     if not isinstance(groups, (int, np.integer)) or groups < 1 or channels % groups:
         raise ValueError(f"{operator}: groups must be a positive integer that divides C = {channels}, got {groups!r}")

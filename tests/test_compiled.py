@@ -1,0 +1,199 @@
+"""The backend "cpu" through the public functions, and arrays of other libraries through DLPack."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from compiler import require_compiler
+from helpers import assert_close, assert_grads_close, dcnv3_cases, deform_conv2d_cases
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dcnlab
+from dcnlab import catalogue, cli
+from dcnlab.catalogue import OPERATORS
+from dcnlab.compiled import rungs
+from dcnlab.gradient_table import check_operators
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiler():
+    require_compiler()
+
+
+def pair(name, arguments, fixed, dtype):
+    """Compare an operator and its backward on "cpu" with the reference in float64."""
+    operator = OPERATORS[name]
+    typed = {key: value.astype(dtype) for key, value in arguments.items()}
+    exact = {key: value.astype(float) for key, value in typed.items()}
+    output, expected = operator.function(**typed, **fixed, backend="cpu"), operator.function(**exact, **fixed)
+    assert output.dtype == dtype
+    assert_close(output, expected, name="output")
+    grad = np.random.default_rng(0).standard_normal(output.shape).astype(dtype)
+    grads = operator.backward(grad, **typed, **fixed, backend="cpu")
+    assert all(g is None or (g.dtype == dtype and g.flags.c_contiguous) for g in grads)
+    assert_grads_close(grads, operator.backward(grad.astype(float), **exact, **fixed))
+
+
+@settings(max_examples=40)
+@given(deform_conv2d_cases(), SEEDS)
+def test_deform_conv2d_equals_the_reference(case, seed):
+    fixed, shapes = case
+    pair(
+        "deform_conv2d", catalogue.deform_conv2d_arguments(np.random.default_rng(seed), **fixed, **shapes), fixed, float
+    )
+
+
+@settings(max_examples=40)
+@given(dcnv3_cases(), SEEDS)
+def test_dcnv3_equals_the_reference(case, seed):
+    fixed, shapes = case
+    pair("dcnv3", catalogue.dcnv3_arguments(np.random.default_rng(seed), **fixed, **shapes), fixed, float)
+
+
+@pytest.mark.parametrize("case", [c for c in catalogue.CASES if c.operator.has_kernel], ids=lambda c: c.label)
+def test_float32_equals_the_float64_reference(rng, case):
+    pair(case.operator.name, case.arguments(rng), case.settings, np.float32)
+
+
+@pytest.mark.parametrize("case", [c for c in catalogue.CASES if c.operator.has_kernel], ids=lambda c: c.label)
+def test_float16_is_at_most_twice_the_rounding_of_the_exact_result(rng, case):
+    half = {key: value.astype(np.float16) for key, value in case.arguments(rng).items()}
+    exact = {key: value.astype(float) for key, value in half.items()}
+    operator = case.operator
+    output, expected = (
+        operator.function(**half, **case.settings, backend="cpu"),
+        operator.function(**exact, **case.settings),
+    )
+    grad = rng.standard_normal(output.shape).astype(np.float16)
+    grads = operator.backward(grad, **half, **case.settings, backend="cpu")
+    expected_grads = operator.backward(grad.astype(float), **exact, **case.settings)
+    for actual, wanted in [(output, expected), *zip(grads, expected_grads, strict=True)]:
+        if wanted is None:
+            continue
+        assert actual.dtype == np.float16
+        # Half a unit in the last place is what rounding costs; 1e-5 of the largest entry is float32 arithmetic.
+        unit = np.spacing(np.abs(wanted).astype(np.float16)).astype(float)
+        assert (abs(actual - wanted) <= unit + 1e-5 * abs(wanted).max()).all()
+
+
+def test_every_gradient_is_right_on_this_backend(capsys):
+    table = check_operators("cpu")
+    assert table.ok, str(table)
+    assert cli.main(["gradcheck", "--backend", "cpu"]) == 0
+    assert "checks passed" in capsys.readouterr().out
+
+
+def test_the_two_implementations_have_the_same_functions_and_arguments():
+    import inspect
+
+    from dcnlab.compiled import deformable as compiled
+    from dcnlab.reference import deformable as reference
+
+    for name in ("deform_conv2d", "deform_conv2d_backward", "dcnv3", "dcnv3_backward"):
+        ours = list(inspect.signature(getattr(compiled, name)).parameters.values())
+        assert ours[-1].name == "call", "which kernels: for tests and benchmarks"
+        assert ours[:-1] == list(inspect.signature(getattr(reference, name)).parameters.values())
+
+
+def test_images_too_large_for_the_kernels_numbers_are_refused():
+    from dcnlab.compiled.calls import refuse_too_many
+
+    refuse_too_many(2**31 - 1)
+    with pytest.raises(ValueError, match="31 bits, this call has 2147483648; use backend='numpy'"):
+        refuse_too_many(2**31)
+
+
+def test_the_table_of_rungs_names_files_and_kernels_that_exist():
+    from dcnlab.launch import kernels_folder
+
+    for rung in rungs.RUNGS.values():
+        assert f"{rung.kernel}(" in (kernels_folder() / rung.path).read_text()
+    for (operator, target), idea in rungs.IN_USE.items():
+        assert (operator, idea) in rungs.RUNGS
+        assert target in rungs.TARGETS
+
+
+# -- DLPack --------------------------------------------------------------------------------------------------------
+
+
+class Tensor:
+    """A CPU tensor of another library: memory that only DLPack gives out."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **kwargs):
+        return self.array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """A library whose tensors they are, with the `from_dlpack` that the standard asks for."""
+    module = types.ModuleType("elsewhere")
+    module.from_dlpack = lambda value: Tensor(np.from_dlpack(value))
+    monkeypatch.setitem(sys.modules, "elsewhere", module)
+    monkeypatch.setattr(Tensor, "__module__", "elsewhere.tensors")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+@pytest.mark.parametrize("name", ["deform_conv2d", "dcnv3"])
+def test_tensors_of_another_library_are_answered_in_kind(library, rng, name, backend):
+    case = next(c for c in catalogue.CASES if c.operator.name == name)
+    arrays = case.arguments(rng)
+    expected = case.operator.function(**arrays, **case.settings)
+    tensors = {key: Tensor(array) for key, array in arrays.items()}
+    output = case.operator.function(**tensors, **case.settings, backend=backend)
+    assert type(output) is Tensor
+    assert_close(output.array, expected)
+    grads = case.operator.backward(Tensor(expected), **tensors, **case.settings, backend=backend)
+    assert_grads_close(
+        type(grads)(*(g and g.array for g in grads)), case.operator.backward(expected, **arrays, **case.settings)
+    )
+
+
+def test_tensors_are_taken_without_a_copy(library, rng, monkeypatch):
+    from dcnlab.reference import deformable
+
+    seen = []
+    original = deformable.dcnv3
+    monkeypatch.setattr(deformable, "dcnv3", lambda *args: seen.append(args) or original(*args))
+    arrays = catalogue.dcnv3_arguments(rng)
+    dcnlab.dcnv3(**{key: Tensor(array) for key, array in arrays.items()}, groups=2)
+    for got, array in zip(seen[0], arrays.values(), strict=False):
+        assert np.shares_memory(got, array)
+
+
+def test_tensors_that_cannot_be_taken_over_are_refused(library, rng):
+    arrays = catalogue.dcnv3_arguments(rng)
+
+    class Attached(Tensor):
+        def __dlpack__(self, **kwargs):
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+
+    class Elsewhere(Tensor):
+        def __dlpack_device__(self):
+            return (8, 0)
+
+    with pytest.raises(TypeError, match=r"cannot be taken over through DLPack: Can't export .* use tensor.detach\(\)"):
+        dcnlab.dcnv3(Attached(arrays["input"]), arrays["offset"], arrays["mask"], groups=2)
+    with pytest.raises(TypeError, match="must be on the CPU or a CUDA device, got DLPack device type 8"):
+        dcnlab.dcnv3(Elsewhere(arrays["input"]), arrays["offset"], arrays["mask"], groups=2)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+def test_pytorch_tensors(rng, backend):
+    torch = pytest.importorskip("torch", reason="PyTorch is not a dependency; tested where it is installed")
+    arrays = catalogue.dcnv3_arguments(rng)
+    tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    output = dcnlab.dcnv3(**tensors, groups=2, backend=backend)
+    assert isinstance(output, torch.Tensor)
+    assert_close(output.numpy(), dcnlab.dcnv3(**arrays, groups=2))
+    with pytest.raises(TypeError, match="detach"):
+        dcnlab.dcnv3(**{**tensors, "input": tensors["input"].requires_grad_()}, groups=2)
