@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dcnlab.arrays import Array, array_module, blocks
-from dcnlab.compiled.calls import Call, DCNv3Arguments, deform_conv2d_shape
+from dcnlab.compiled.calls import Call, DCNv3Arguments, aligned_empty, deform_conv2d_shape
 from dcnlab.compiled.rungs import arithmetic
 from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid
 from dcnlab.launch import limit_blas
@@ -248,7 +248,10 @@ class _Columns:
 
     def features(self, image: Array) -> Array:
         """Return an image (C, H, W) channels-last, in the type of the arithmetic."""
-        return self.xp.ascontiguousarray(self.compute(image).transpose(1, 2, 0))
+        channels, height, width = image.shape
+        features = aligned_empty(self.xp, (height, width, channels), self.dtype)
+        features[...] = image.transpose(1, 2, 0)
+        return features
 
     def parts(self) -> list[slice]:
         """Return the output pixels of an image, cut up for the cache."""
@@ -259,7 +262,7 @@ class _Columns:
         """Return the columns (pixels, K, C) of some output pixels; overwritten by the next call."""
         count = pixels.stop - pixels.start
         if self.columns is None or len(self.columns) < count:
-            self.columns = self.xp.empty((count, self.grid.tap_count, self.channels), self.dtype)
+            self.columns = aligned_empty(self.xp, (count, self.grid.tap_count, self.channels), self.dtype)
         columns = self.columns[:count]
         threads = count * self.grid.groups
         arguments = (features, self.offset, self.mask, self.taps, columns, image, pixels.start, count, self.shape)
