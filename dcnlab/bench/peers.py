@@ -73,6 +73,32 @@ def onnxruntime_deform_conv2d(
     return lambda: session.run(None, feed)[0]
 
 
+def openvino_deform_conv2d(arrays: dict[str, np.ndarray], padding: int) -> Callable[[], Any] | None:
+    """Return a call of OpenVINO's DeformableConvolution-8 on these arrays in one thread; None if not installed."""
+    try:
+        import openvino
+        from openvino import opset8
+    except ImportError:
+        return None
+    parameters = {name: opset8.parameter(list(arrays[name].shape), np.float32) for name in ("input", "offset", "mask")}
+    node = opset8.deformable_convolution(
+        parameters["input"],
+        parameters["offset"],
+        opset8.constant(arrays["weight"]),
+        [1, 1],
+        [padding, padding],
+        [padding, padding],
+        [1, 1],
+        mask=parameters["mask"],
+        bilinear_interpolation_pad=True,
+    )
+    model = openvino.Model([node], list(parameters.values()))
+    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.compile_model(model, "CPU", settings).create_infer_request()
+    feed = [arrays[name] for name in parameters]
+    return lambda: request.infer(feed)
+
+
 def torchvision_deform_conv2d(
     arrays: dict[str, np.ndarray], grad_output: np.ndarray, padding: int
 ) -> tuple[Callable[[], Any], Callable[[], Any]] | None:

@@ -22,7 +22,7 @@ from dcnlab.reference.combine import (
 from dcnlab.reference.deformable import DCNv3Grads, DeformConv2dGrads
 
 # Workspace of the columns of one matrix product.
-COLUMN_BYTES = 8 * 2**20
+COLUMN_BYTES = 4 * 2**20
 LEAST_PIXELS = 448  # BLAS is slow on fewer rows than about that
 
 

@@ -63,6 +63,14 @@ struct Lanes {
     }
     template <typename T>
     __device__ __forceinline__ void store_to(T* to, int count) const {
+#ifdef DCNLAB_WIDE
+        if constexpr (SameType<T, A>::value) {
+            if (count >= WIDTH) {
+                *reinterpret_cast<Unaligned*>(to) = v;
+                return;
+            }
+        }
+#endif
         for (int c = 0; c < WIDTH; ++c)
             if (c < count) store(to + c, v[c]);
     }

@@ -19,10 +19,16 @@ struct Taps {
     __device__ __forceinline__ void locate_whole(const Row& row, int first, int count) {
         const A far = A(1 << 30);  // keeps floor() within an int; a NaN becomes -far
         const unsigned rows = unsigned(row.height - 1), columns = unsigned(row.width - 1);
+        A shift_y[TOGETHER], shift_x[TOGETHER];  // read first, wherever they lie: what follows then is all in registers
+        for (int i = 0; i < count; ++i) {
+            modulation[i] = row.modulation(first + i);
+            shift_y[i] = row.dy(first + i);
+            shift_x[i] = row.dx(first + i);
+        }
         for (int i = 0; i < count; ++i) {
             const int k = first + i;
-            const A m = row.modulation(k);
-            A dy = row.dy(k), dx = row.dx(k);
+            const A m = modulation[i];
+            A dy = shift_y[i], dx = shift_x[i];
             dy = dy > -far ? dy : -far;
             dx = dx > -far ? dx : -far;
             dy = dy < far ? dy : far;
@@ -33,7 +39,6 @@ struct Taps {
             pixel[i] = int(unsigned(y) * unsigned(row.width) + unsigned(x));
             ly[i] = dy - below;
             lx[i] = dx - beside;
-            modulation[i] = m;
             const A hy = (A(1) - ly[i]) * m, my = ly[i] * m, hx = A(1) - lx[i];
             weight[0][i] = hy * hx;
             weight[1][i] = hy * lx[i];
