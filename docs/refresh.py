@@ -13,25 +13,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dcnlab.bench.ops import BOUNDS, SPEEDUPS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def bench_block(record: dict[str, Any]) -> str:
-    """Return the benchmark's table in Markdown."""
-    names = list(record["deform_conv2d"][0]["ms"])
-    lines = ["| deform_conv2d, 3x3, float32, one thread | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for row in record["deform_conv2d"]:
-        cells = [f"{row['ms'][name]:.2f} ms ({row['ratio'][name]:.2f}x)" for name in names]
-        lines.append(f"| {row['size']} | " + " | ".join(cells) + " |")
+    """Return the benchmark's tables in Markdown."""
+    rows = record["deform_conv2d"]
     m, v3, memory = record["machine"], record["dcnv3"], record["memory"]
+    lines = ["| deform_conv2d, 3x3 | " + " | ".join(row["size"] for row in rows) + " | aim |"]
+    lines.append("|---" * (len(rows) + 2) + "|")
+    for name in rows[0]["ms"]:
+        cells = [f"{row['ms'][name]:.2f} ms ({row['ratio'][name]:.2f}x)" for row in rows]
+        aims = " / ".join(map(str, dict.fromkeys(BOUNDS.get(name, ()))))
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {'at most ' + aims if aims else ''} |")
+    lines += ["", f"| dcnv3, {v3['size']} | speed-up | aim |", "|---|---|---|"]
+    lines += [f"| {name} | {value:.2f}x | at least {SPEEDUPS[name]} |" for name, value in v3["speedup"].items()]
     lines += [
         "",
-        f"In brackets: the ratio to `np.matmul` of the im2col size in the same run. dcnv3 at {v3['size']}: forward "
-        f"{v3['ms']['forward']:.2f} ms, {v3['speedup']:.1f} times faster than a straightforward gather + einsum; "
-        f"backward {v3['ms']['backward']:.2f} ms. A {'x'.join(map(str, memory['shape']))} input needs "
-        f"{memory['forward_workspace_mb']} MB forward and {memory['backward_workspace_mb']} MB backward beyond its "
-        f"arguments and results. Measured by `dcnlab bench ops` on {m['date']}: {m['cpu']}, {m['system']}, Python "
-        f"{m['python']}, NumPy {m['numpy']}, SciPy {m['scipy']}.",
+        "float32, one thread, batch 1 unless said otherwise; in brackets the ratio to `np.matmul` of the im2col size "
+        f"in the same run. dcnv3: {', '.join(f'{name} {ms:.2f} ms' for name, ms in v3['ms'].items())}. A "
+        f"{'x'.join(map(str, memory['shape']))} input needs {memory['forward_workspace_mb']} MB forward and "
+        f"{memory['backward_workspace_mb']} MB backward beyond its arguments and results (numpy). Measured by `dcnlab "
+        f"bench ops` on {m['date']}: {m['cpu']}, {m['system']}, Python {m['python']}, NumPy {m['numpy']}, SciPy "
+        f"{m['scipy']}. No GPU figure is measured yet.",
     ]
     return "\n".join(lines)
 

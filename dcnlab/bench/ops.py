@@ -32,6 +32,8 @@ SPEEDUPS = {
     "numpy forward over gather + einsum": 2.0,
     "cpu forward over numpy": 3.0,
     "cpu backward over numpy": 2.0,
+    "cpu forward over numpy, batch 8": 3.0,
+    "cpu backward over numpy, batch 8": 2.0,
     "cpu forward, batch 8, 2 threads over 1": 1.6,
     "cpu backward, batch 8, 2 threads over 1": 1.6,
 }
@@ -96,7 +98,7 @@ def _deform_conv2d(channels: int, side: int, rounds: int, compiled: bool) -> dic
         forward = partial(deform_conv2d, **arrays, padding=1, backend=backend)
         backward = partial(deform_conv2d_backward, grad, **arrays, padding=1, backend=backend)
         contenders[f"{backend} forward"] = forward
-        contenders[f"{backend} forward + backward"] = lambda f=forward, b=backward: (f(), b())
+        contenders[f"{backend} forward + backward"] = partial(_both, forward, backward)
     peer = {
         "onnxruntime forward": peers.onnxruntime_deform_conv2d(arrays, padding=1),
         "OpenVINO forward": peers.openvino_deform_conv2d(arrays, padding=1),
@@ -111,6 +113,11 @@ def _deform_conv2d(channels: int, side: int, rounds: int, compiled: bool) -> dic
         "ms": {name: round(milliseconds(s), 2) for name, s in seconds.items()},
         "ratio": {name: round(ratio(s, seconds["np.matmul"]), 2) for name, s in seconds.items()},
     }
+
+
+def _both(forward: Callable[[], Any], backward: Callable[[], Any]) -> None:
+    forward()
+    backward()
 
 
 def _dcnv3(channels: int, side: int, groups: int, rounds: int, compiled: bool) -> dict[str, Any]:
@@ -131,7 +138,7 @@ def _dcnv3(channels: int, side: int, groups: int, rounds: int, compiled: bool) -
         speedup |= {
             f"cpu {way} over numpy": ratio(s[f"numpy {way}"], s[f"cpu {way}"]) for way in ("forward", "backward")
         }
-        speedup |= _scaling(channels, side, groups, rounds)
+        speedup |= _batch_of_8(channels, side, groups, rounds)
     return {
         "size": f"{side}x{side}x{channels} G{groups}",
         "ms": {name: round(milliseconds(seconds), 2) for name, seconds in s.items()},
@@ -140,21 +147,28 @@ def _dcnv3(channels: int, side: int, groups: int, rounds: int, compiled: bool) -
     }
 
 
-def _scaling(channels: int, side: int, groups: int, rounds: int) -> dict[str, float]:
-    """Return how much faster two threads are than one, at batch 8."""
+def _batch_of_8(channels: int, side: int, groups: int, rounds: int) -> dict[str, float]:
+    """Return the speed-ups at batch 8: over numpy on one thread, and of two threads over one."""
     image, offset, mask = _dcnv3_arrays(8, channels, side, groups)
-    calls: dict[str, Callable[[], Any]] = {
-        "forward": partial(dcnv3, image, offset, mask, groups=groups, backend="cpu"),
-        "backward": partial(dcnv3_backward, image, image, offset, mask, groups=groups, backend="cpu"),
-    }
+    result = {}
+    for way, call in (
+        ("forward", partial(dcnv3, image, offset, mask, groups=groups)),
+        ("backward", partial(dcnv3_backward, image, image, offset, mask, groups=groups)),
+    ):
+        contenders = {
+            "numpy": partial(call, backend="numpy"),
+            "1": partial(_with_threads, partial(call, backend="cpu"), 1),
+            "2": partial(_with_threads, partial(call, backend="cpu"), 2),
+        }
+        seconds = interleaved(contenders, rounds)
+        result[f"cpu {way} over numpy, batch 8"] = ratio(seconds["numpy"], seconds["1"])
+        result[f"cpu {way}, batch 8, 2 threads over 1"] = ratio(seconds["1"], seconds["2"])
+    return result
 
-    def with_threads(call: Callable[[], Any], number: int) -> Any:
-        with _threads(number):
-            return call()
 
-    contenders = {f"{way} {n}": partial(with_threads, call, n) for way, call in calls.items() for n in (1, 2)}
-    seconds = interleaved(contenders, rounds)
-    return {f"cpu {way}, batch 8, 2 threads over 1": ratio(seconds[f"{way} 1"], seconds[f"{way} 2"]) for way in calls}
+def _with_threads(call: Callable[[], Any], number: int) -> Any:
+    with _threads(number):
+        return call()
 
 
 def _dcnv3_arrays(batch: int, channels: int, side: int, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

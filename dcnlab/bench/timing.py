@@ -12,25 +12,20 @@ from typing import Any
 
 from dcnlab.info import version
 
-BURST = 3
-
 
 def interleaved(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Return seconds of every contender in every round, after one round of warm-up.
 
-    In a round each contender runs `BURST` times in a row and the fastest counts: the first run pays for what the others
-    left in the caches. A slow spell of the machine falls on all of them.
+    In a round each contender runs once, so that a slow spell of the machine falls on all of them, and each finds the
+    caches as the one before left them.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, call in contenders.items():
-            burst = []
-            for _ in range(BURST):
-                start = time.perf_counter()
-                call()
-                burst.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            call()
             if turn:
-                seconds[name].append(min(burst))
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
