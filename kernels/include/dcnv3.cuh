@@ -23,6 +23,7 @@ struct DCNv3Shape {
 //   row: number of (image, pixel, group), the place of its taps in offset and mask
 template <typename T, typename A>
 struct DCNv3Row {
+    static constexpr bool NEIGHBOURS = true;  // the taps of a row lie next to each other in memory
     const T *offset, *mask;
     const int* taps;
     const A* residual;

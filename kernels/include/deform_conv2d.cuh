@@ -21,6 +21,7 @@ struct DeformConv2dShape {
 // The taps of offset group `group` at one output pixel of image n.
 template <typename T, typename A>
 struct DeformConv2dRow {
+    static constexpr bool NEIGHBOURS = false;  // from one tap to the next it is a whole plane
     const T *offset, *mask;
     const int* taps;
     long long pixels, plane, pixel;  // values of a plane of the offset or mask; tap 0's plane in the mask; place in it

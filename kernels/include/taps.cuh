@@ -19,16 +19,18 @@ struct Taps {
     __device__ __forceinline__ void locate_whole(const Row& row, int first, int count) {
         const A far = A(1 << 30);  // keeps floor() within an int; a NaN becomes -far
         const unsigned rows = unsigned(row.height - 1), columns = unsigned(row.width - 1);
-        A shift_y[TOGETHER], shift_x[TOGETHER];  // read first, wherever they lie: what follows then is all in registers
-        for (int i = 0; i < count; ++i) {
-            modulation[i] = row.modulation(first + i);
-            shift_y[i] = row.dy(first + i);
-            shift_x[i] = row.dx(first + i);
-        }
+        A shift_y[TOGETHER], shift_x[TOGETHER];
+        if constexpr (!Row::NEIGHBOURS)  // read first what lies far apart, so that the loop below needs no scattered loads
+            for (int i = 0; i < count; ++i) {
+                modulation[i] = row.modulation(first + i);
+                shift_y[i] = row.dy(first + i);
+                shift_x[i] = row.dx(first + i);
+            }
         for (int i = 0; i < count; ++i) {
             const int k = first + i;
-            const A m = modulation[i];
-            A dy = shift_y[i], dx = shift_x[i];
+            const A m = Row::NEIGHBOURS ? row.modulation(k) : modulation[i];
+            A dy = Row::NEIGHBOURS ? row.dy(k) : shift_y[i], dx = Row::NEIGHBOURS ? row.dx(k) : shift_x[i];
+            modulation[i] = m;
             dy = dy > -far ? dy : -far;
             dx = dx > -far ? dx : -far;
             dy = dy < far ? dy : far;
