@@ -124,44 +124,55 @@ def _dcnv3(channels: int, side: int, groups: int, rounds: int, compiled: bool) -
     image, offset, mask = _dcnv3_arrays(1, channels, side, groups)
     straightforward = peers.gather_einsum_dcnv3(image, offset, mask, groups)
     difference = float(abs(dcnv3(image, offset, mask, groups=groups) - straightforward).max())
-    contenders: dict[str, Callable[[], Any]] = {
-        "gather + einsum": lambda: peers.gather_einsum_dcnv3(image, offset, mask, groups)
-    }
-    for backend in ("numpy", "cpu")[: 1 + compiled]:
-        contenders[f"{backend} forward"] = partial(dcnv3, image, offset, mask, groups=groups, backend=backend)
-        contenders[f"{backend} backward"] = partial(
-            dcnv3_backward, image, image, offset, mask, groups=groups, backend=backend
-        )
-    s = interleaved(contenders, rounds)
-    speedup = {"numpy forward over gather + einsum": ratio(s["gather + einsum"], s["numpy forward"])}
+    # Two at a time: what a third one does to the caches is no part of a speed-up.
+    seconds = interleaved(
+        {
+            "gather + einsum": lambda: peers.gather_einsum_dcnv3(image, offset, mask, groups),
+            "numpy forward": lambda: dcnv3(image, offset, mask, groups=groups),
+        },
+        rounds,
+    )
+    speedup = {"numpy forward over gather + einsum": ratio(seconds["gather + einsum"], seconds["numpy forward"])}
     if compiled:
-        speedup |= {
-            f"cpu {way} over numpy": ratio(s[f"numpy {way}"], s[f"cpu {way}"]) for way in ("forward", "backward")
-        }
-        speedup |= _batch_of_8(channels, side, groups, rounds)
+        for batch in (1, 8):
+            found, ratios = _over_numpy(*_dcnv3_arrays(batch, channels, side, groups), groups, rounds)
+            speedup |= {name + (", batch 8" if batch == 8 else ""): value for name, value in ratios.items()}
+            seconds |= found if batch == 1 else {}
+        speedup |= _two_threads(*_dcnv3_arrays(8, channels, side, groups), groups, rounds)
     return {
         "size": f"{side}x{side}x{channels} G{groups}",
-        "ms": {name: round(milliseconds(seconds), 2) for name, seconds in s.items()},
+        "ms": {name: round(milliseconds(s), 2) for name, s in seconds.items()},
         "speedup": {name: round(value, 2) for name, value in speedup.items()},
         "largest_difference": difference,
     }
 
 
-def _batch_of_8(channels: int, side: int, groups: int, rounds: int) -> dict[str, float]:
-    """Return the speed-ups at batch 8: over numpy on one thread, and of two threads over one."""
-    image, offset, mask = _dcnv3_arrays(8, channels, side, groups)
+def _ways(image: np.ndarray, offset: np.ndarray, mask: np.ndarray, groups: int) -> dict[str, Callable[..., Any]]:
+    return {
+        "forward": partial(dcnv3, image, offset, mask, groups=groups),
+        "backward": partial(dcnv3_backward, image, image, offset, mask, groups=groups),
+    }
+
+
+def _over_numpy(
+    image: np.ndarray, offset: np.ndarray, mask: np.ndarray, groups: int, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Return the seconds of numpy and cpu, forward and backward, and how much faster cpu is."""
+    seconds, ratios = {}, {}
+    for way, call in _ways(image, offset, mask, groups).items():
+        numpy, cpu = f"numpy {way}", f"cpu {way}"
+        found = interleaved({numpy: partial(call, backend="numpy"), cpu: partial(call, backend="cpu")}, rounds)
+        seconds |= found
+        ratios[f"cpu {way} over numpy"] = ratio(found[numpy], found[cpu])
+    return seconds, ratios
+
+
+def _two_threads(image: np.ndarray, offset: np.ndarray, mask: np.ndarray, groups: int, rounds: int) -> dict[str, float]:
+    """Return how much faster two threads are than one."""
     result = {}
-    for way, call in (
-        ("forward", partial(dcnv3, image, offset, mask, groups=groups)),
-        ("backward", partial(dcnv3_backward, image, image, offset, mask, groups=groups)),
-    ):
-        contenders = {
-            "numpy": partial(call, backend="numpy"),
-            "1": partial(_with_threads, partial(call, backend="cpu"), 1),
-            "2": partial(_with_threads, partial(call, backend="cpu"), 2),
-        }
+    for way, call in _ways(image, offset, mask, groups).items():
+        contenders = {str(n): partial(_with_threads, partial(call, backend="cpu"), n) for n in (1, 2)}
         seconds = interleaved(contenders, rounds)
-        result[f"cpu {way} over numpy, batch 8"] = ratio(seconds["numpy"], seconds["1"])
         result[f"cpu {way}, batch 8, 2 threads over 1"] = ratio(seconds["1"], seconds["2"])
     return result
 
