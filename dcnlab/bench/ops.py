@@ -158,7 +158,8 @@ def _over_numpy(
     image: np.ndarray, offset: np.ndarray, mask: np.ndarray, groups: int, rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Return the seconds of numpy and cpu, forward and backward, and how much faster cpu is."""
-    seconds, ratios = {}, {}
+    seconds: dict[str, list[float]] = {}
+    ratios: dict[str, float] = {}
     for way, call in _ways(image, offset, mask, groups).items():
         numpy, cpu = f"numpy {way}", f"cpu {way}"
         found = interleaved({numpy: partial(call, backend="numpy"), cpu: partial(call, backend="cpu")}, rounds)
