@@ -3,168 +3,248 @@
 A mutation replaces text of a kernel or of the device code it includes.
 """
 
-from pathlib import Path
+import re
 
-import kernel_runs
 import numpy as np
 import pytest
 
+from dcnlab import catalogue
+from dcnlab.compiled import calls
+from dcnlab.compiled import deformable as compiled
+from dcnlab.compiled.calls import Call
+from dcnlab.compiled.rungs import RUNGS
 from dcnlab.launch import KernelFault, kernels_folder, module
 
 pytestmark = [pytest.mark.usefixtures("compiler"), pytest.mark.check_kernels]
 
-SAMPLING, FORWARD, FORWARD_POINT = "sampling/1_naive.cu", "dcnv3_forward/1_naive.cu", "dcnv3_forward/2_point.cu"
-BACKWARD, BACKWARD_POINT = "dcnv3_backward/1_atomic.cu", "dcnv3_backward/2_point.cu"
-CHANNELS = "include/channels.cuh"
-HEADERS = (CHANNELS, "include/dcnv3.cuh", "include/bilinear.cuh", "include/scattered.cuh")
-INSTANCES = {
-    SAMPLING: "sample_bilinear<float, float>",
-    FORWARD: "dcnv3_forward_naive<float, float>",
-    FORWARD_POINT: "dcnv3_forward_point<float, float, 4>",
-    BACKWARD: "dcnv3_backward_atomic<float, float>",
-    BACKWARD_POINT: "dcnv3_backward_point<float, float, 4>",
-}
-GRAD_INPUT, GRAD_MASK = [
-    (f"Scattered<A> {name}", f"A* {name}") for name in ("grad_input", "grad_mask")
-]  # fmt: skip
+SAMPLING = ("sampling", "1_naive")
+FORWARD, FORWARD_POINT = ("dcnv3_forward", "1_naive"), ("dcnv3_forward", "2_point")
+BACKWARD, BACKWARD_POINT = ("dcnv3_backward", "1_atomic"), ("dcnv3_backward", "2_point")
+CONV, COLUMNS = ("deform_conv2d_forward", "1_naive"), ("deform_conv2d_forward", "2_columns")
+CONV_BACK, COLUMNS_BACK = ("deform_conv2d_backward", "1_naive"), ("deform_conv2d_backward", "2_columns")
+BILINEAR, LANES, CHANNELS, TAPS = (f"include/{name}.cuh" for name in ("bilinear", "lanes", "channels", "taps"))
+DCNV3, DEFORM_CONV2D = "include/dcnv3.cuh", "include/deform_conv2d.cuh"
+WIDTH = 4
 
-# name: (kernel, file that is changed, [(old, new), ...], kind, argument, text of the line reported).
-# Where a bug makes several accesses wrong, compilers differ in which comes first: then both are given.
+
+def plain(name):
+    """Replace a Scattered argument by a pointer, which a kernel may add to by hand."""
+    return (f"Scattered<A> {name}", f"A* {name}")
+
+
+STORE = "store(float* to, float value)"
+READS = ("load<A>(mask[k])", "load<A>(offset[2 * k", "residual[2 * k")  # of a tap by DCNv3Row
+PLANES = ("mask[mask_at(k)]", "offset[y_at(k)]", "offset[x_at(k)]")  # of a tap by DeformConv2dRow
+TAP_COUNT = "shape.taps - first < TOGETHER ? shape.taps - first : TOGETHER"
+
+# name: (kernel, file changed (None: the kernel's), [(old, new), ...], kind, argument, text of the line reported).
+# Where a bug makes several accesses wrong, compilers differ in which comes first: then all are given.
 BUGS = {
     "sampling without its tail guard": (
-        SAMPLING, SAMPLING, [("    if (p >= positions) return;  // the last block has threads to spare\n", "\n")],
+        SAMPLING, None, [("    if (p >= positions) return;  // the last block has threads to spare\n", "\n")],
         "out of bounds", "displacement", "load<A>(displacement[2 * p])",
     ),
     "sampling writes one channel too many": (
-        SAMPLING, SAMPLING, [("c < channels", "c <= channels")],
-        "data race", "output", "store(float* to, float value)",
+        SAMPLING, None, [("c < channels", "c <= channels")],
+        "data race", "output", STORE,
     ),
     "forward without its tail guard": (
-        FORWARD, FORWARD, [("    if (item >= shape.rows() * unsigned(shape.group_width)) return;\n", "\n")],
-        "out of bounds", "mask", "load<A>(mask[row * shape.taps + k])",
-    ),
-    "point without its tail guard": (
-        FORWARD_POINT, FORWARD_POINT, [("    if (item >= shape.rows()) return;\n", "\n")],
-        "out of bounds", "mask", "load<A>(mask[row * shape.taps + k])",
+        FORWARD, None, [("    if (item >= shape.rows() * unsigned(shape.group_width)) return;\n", "\n")],
+        "out of bounds", ("mask", "offset"), ("load<A>(mask[k])", "load<A>(offset[2 * k"),
     ),
     "the right border is not looked at": (
-        FORWARD, "include/bilinear.cuh", [("x >= 0 && x < width;", "x >= 0;")],
+        FORWARD, BILINEAR, [("x >= 0 && x < width;", "x >= 0;")],
         "out of bounds", "input", "load<A>(image[cell.pixel(corner, width) * step])",
     ),
     "the lower border is not looked at": (
-        FORWARD, "include/bilinear.cuh", [("y >= 0 && y < height &&", "y >= 0 &&")],
+        FORWARD, BILINEAR, [("y >= 0 && y < height &&", "y >= 0 &&")],
         "out of bounds", "input", "load<A>(image[cell.pixel(corner, width) * step])",
     ),
     "the upper border is not looked at": (
-        FORWARD, "include/bilinear.cuh", [("y >= 0 && y < height &&", "y < height &&")],
+        FORWARD, BILINEAR, [("y >= 0 && y < height &&", "y < height &&")],
         "out of bounds", "input", "load<A>(image[cell.pixel(corner, width) * step])",
     ),
-    "a cell at the border counts as inside": (
-        FORWARD_POINT, "include/bilinear.cuh", [("cell.row + 1 < height &&", "cell.row < height &&")],
-        "out of bounds", "input", "weight[2] * load<A>(v10[c])",
+    "point without its tail guard": (
+        FORWARD_POINT, None, [("    if (item >= shape.rows()) return;\n", "\n")],
+        "out of bounds", ("mask", "offset"), ("load<A>(mask[k])", "load<A>(offset[2 * k"),
     ),
-    "samples outside are not sent nowhere": (
-        FORWARD_POINT, "include/bilinear.cuh",
-        [("if (!in_y || !in_x) return cell;", ""), ("whole ? INSIDE : BORDER", "INSIDE")],
-        "out of bounds", "input", "weight[0] * load<A>(v00[c])",
+    "a cell at the lower border counts as whole": (
+        FORWARD_POINT, TAPS, [("rows = unsigned(row.height - 1)", "rows = unsigned(row.height)")],
+        "out of bounds", "input", "lanes.v[c] = load<A>(from[c])",
+    ),
+    "every cell counts as whole": (
+        FORWARD_POINT, TAPS, [("(unsigned(y) < rows) & (unsigned(x) < columns) & (m == m)", "m == m")],
+        "out of bounds", "input", "lanes.v[c] = load<A>(from[c])",
     ),
     "taps of the next row": (
-        FORWARD_POINT, FORWARD_POINT, [("k < shape.taps; ++k", "k <= shape.taps; ++k")],
-        "out of bounds", "residual", "residual[2 * k",
+        FORWARD_POINT, None,
+        [("first < shape.taps; first +=", "first <= shape.taps; first +="), (TAP_COUNT, "TOGETHER")],
+        "out of bounds", ("mask", "offset", "residual", "taps"), (*READS, "taps[2 * k"),
     ),
-    "all channels of the last slice": (
-        FORWARD_POINT, FORWARD_POINT, [("if (left >= WIDTH)", "if (left >= 0)")],
-        "data race", "output", "store(float* to, float value)",
+    "more taps than there is room for": (
+        FORWARD_POINT, None, [(TAP_COUNT, "TOGETHER + 1")],
+        "out of bounds", (None, "mask", "offset", "residual", "taps"), ("[i] = ", *READS, "taps[2 * k"),
+    ),
+    "lanes beyond the last channel are loaded": (
+        FORWARD_POINT, LANES, [("if (c < count) lanes.v[c] = load<A>(from[c]);", "lanes.v[c] = load<A>(from[c]);")],
+        "out of bounds", "input", "lanes.v[c] = load<A>(from[c])",
+    ),
+    "lanes beyond the last channel are stored": (
+        FORWARD_POINT, LANES, [("if (c < count) store(to + c, v[c]);", "store(to + c, v[c]);")],
+        ("data race", "out of bounds"), "output", STORE,
     ),
     "groups and pixels mixed up": (
-        FORWARD_POINT, FORWARD_POINT, [("item / unsigned(shape.groups), group", "item / unsigned(shape.taps), group")],
-        "data race", "output", "store(float* to, float value)",
+        FORWARD_POINT, None, [("item / unsigned(shape.groups), group", "item / unsigned(shape.taps), group")],
+        "data race", "output", STORE,
     ),
     "a plain add to grad_input": (
-        BACKWARD, BACKWARD,
-        [GRAD_INPUT, ("atomicAdd(grad_input + at, weight[corner] * g);", "grad_input[at] += weight[corner] * g;")],
+        BACKWARD, None,
+        [plain("grad_input"),
+         ("atomicAdd(grad_input + at, weight[corner] * g);", "grad_input[at] += weight[corner] * g;")],
         "data race", "grad_input", "grad_input[at] += weight[corner] * g;",
     ),
     "a plain add to grad_mask": (
-        BACKWARD, BACKWARD,
-        [GRAD_MASK, ("atomicAdd(grad_mask + tap, gradient.modulation);", "grad_mask[tap] += gradient.modulation;")],
+        BACKWARD, None,
+        [plain("grad_mask"),
+         ("atomicAdd(grad_mask + tap, gradient.modulation);", "grad_mask[tap] += gradient.modulation;")],
         "data race", "grad_mask", "grad_mask[tap] += gradient.modulation;",
     ),
-    "the gradient of the next tap": (
-        BACKWARD, BACKWARD, [("atomicAdd(grad_mask + tap, gradient", "atomicAdd(grad_mask + tap + 1, gradient")],
-        "out of bounds", "grad_mask", "atomicAdd(grad_mask + tap + 1",
+    "the gradient of the next row's tap": (
+        BACKWARD, None, [("atomicAdd(grad_mask + tap, gradient", "atomicAdd(grad_mask + tap + shape.taps, gradient")],
+        "out of bounds", "grad_mask", "atomicAdd(grad_mask + tap + shape.taps",
     ),
     "corners outside the image receive a gradient": (
-        BACKWARD_POINT, CHANNELS,
-        [("if (cell.sample == BORDER && !cell.has(corner, image_height, image_width)) continue;", "")],
-        "out of bounds", ("input", "grad_input"), ("load<A>(corner[c])", "atomicAdd(grad + c, weight * g[c])"),
+        BACKWARD_POINT, CHANNELS, [("if (corners.has(3)) (g * weight[3])", "(g * weight[3])")],
+        "out of bounds", "grad_input", "atomicAdd(to + c, v[c])",
     ),
-    "the backward of the tail overruns its registers": (
-        BACKWARD_POINT, CHANNELS,
-        [("run_backward<T, A, WIDTH>(channels - c,", "run_backward<T, A, WIDTH>(WIDTH + channels - c,")],
-        "out of bounds", (None, "input"), ("g[c] = load<A>(arriving[c])", "load<A>(corner[c])"),
+    "the backward of the tail adds to the next group": (
+        BACKWARD_POINT, LANES, [("if (c < count) atomicAdd(to + c, v[c]);", "atomicAdd(to + c, v[c]);")],
+        "out of bounds", "grad_input", "atomicAdd(to + c, v[c])",
+    ),
+    "convolution without its tail guard": (
+        CONV, None, [("    if (item >= unsigned(shape.outputs) * shape.pixels()) return;\n", "\n")],
+        "out of bounds", ("bias", "input", "offset", "mask", "weight"), ("bias[o]", "weight[", "image[", *PLANES),
+    ),
+    "the weights of the next output": (
+        CONV, None, [("(long long)o * per_group + c - first)", "(long long)(o + 1) * per_group + c - first)")],
+        "out of bounds", "weight", "load<A>(weight[",
+    ),
+    "x where y should be, planes from the end": (
+        CONV, DEFORM_CONV2D, [("return y_at(k) + pixels;", "return y_at(k) + 2 * pixels;")],
+        "out of bounds", "offset", "load<A>(offset[x_at(k)])",
+    ),
+    "columns without the tail guard": (
+        COLUMNS, None, [("    if (item >= (long long)count * shape.groups) return;\n", "\n")],
+        "out of bounds", ("columns", "mask", "offset"), (STORE, *PLANES),
+    ),
+    "columns of the next pixel": (
+        COLUMNS, None,
+        [("columns + (pixel * shape.taps + start + i)", "columns + ((pixel + 1) * shape.taps + start + i)")],
+        "out of bounds", "columns", STORE,
+    ),
+    "a plain add to the image's gradient": (
+        COLUMNS_BACK, LANES,
+        [("if (c < count) atomicAdd(to + c, v[c]);", "if (c < count) to.sums()[c] = to.sums()[c] + v[c];")],
+        "data race", "grad_image", "to.sums()[c] = to.sums()[c] + v[c];",
+    ),
+    "the gradient of the mask in the offset's planes": (
+        COLUMNS_BACK, None, [("store(grad_mask + row.mask_at(k)", "store(grad_mask + row.y_at(k)")],
+        ("out of bounds", "data race"), "grad_mask", STORE,
+    ),
+    "a plain add to grad_weight": (
+        CONV_BACK, None,
+        [plain("grad_weight"), ("atomicAdd(grad_weight + w, arriving * value);", "grad_weight[w] += arriving * value;")],
+        "data race", "grad_weight", "grad_weight[w] += arriving * value;",
     ),
 }  # fmt: skip
 
 
+def as_tuple(value):
+    return value if isinstance(value, tuple) else (value,)
+
+
 def flattened(path, texts):
-    """The kernel with the text of our headers in the place of their includes."""
-    text = texts[path]
-    for header in HEADERS:  # those that include others come first
-        include, body = f'#include "{Path(header).name}"\n', texts[header].replace("#pragma once\n", "\n")
-        text = text.replace(include, body, 1).replace(include, "\n")
-    return text
+    """The kernel with the text of our headers in the place of their first includes."""
+    seen = set()
+
+    def insert(match):
+        file = f"include/{match[1]}"
+        if file in seen or file not in texts:
+            return match[0] if file not in texts else ""
+        seen.add(file)
+        return re.sub(r'#include "(\w+\.cuh)"', insert, texts[file].replace("#pragma once", ""))
+
+    return re.sub(r'#include "(\w+\.cuh)"', insert, texts[path])
 
 
-def run(kernel, path):
-    """Small shapes that every guard matters for: a tail, borders on all sides, an odd group width."""
+def run(key, kernel=None, mode="check", monkeypatch=None):
+    """Run a rung, or a changed kernel in its place, on small shapes that every guard matters for."""
     rng = np.random.default_rng(1)
-    if path == SAMPLING:
+    operator, idea = key
+    if key == SAMPLING:
+        rung = RUNGS[key]
+        kernel = (
+            kernel or module(rung.path, [rung.instance("float32")], target="cpu", mode=mode)[rung.instance("float32")]
+        )
         image = rng.standard_normal((4, 5, 3)).astype(np.float32)
         base = rng.integers(-1, 5, (150, 2)).astype(np.int32)
         displacement = rng.uniform(-1, 1, (150, 2)).astype(np.float32)
         kernel[2, 128](image, base, displacement, np.zeros((150, 3), np.float32), 150, 4, 5, 3)
         return
-    shape = (1, 3, 4)
-    case = {
-        "input": rng.standard_normal((*shape, 10)).astype(np.float32),
-        "offset": (1.5 * rng.standard_normal((*shape, 36))).astype(np.float32),
-        "mask": rng.random((*shape, 18)).astype(np.float32),
-        "groups": 2,
-    }
-    call = kernel_runs.DCNv3Call(**case)
-    per_row = 1 if "point" in path else call.channels_each
-    if "backward" in path:
-        call.backward(kernel, per_row, -case["input"], all_sums=path == BACKWARD)
+    if kernel is not None:
+        real = calls.kernel
+
+        def replaced(name, rung, *rest):
+            return kernel if (name, rung) == key else real(name, rung, *rest)
+
+        monkeypatch.setattr(calls, "kernel", replaced)
+    name = operator.rpartition("_")[0]
+    if name == "dcnv3":
+        arrays, settings = catalogue.dcnv3_arguments(rng, channels=10, size=(3, 4), groups=2), {"groups": 2}
     else:
-        call.forward(kernel, per_row)
-
-
-def test_no_kernel_is_left_out():
-    assert {str(p.relative_to(kernels_folder())) for p in kernels_folder().glob("*/*.cu")} == set(INSTANCES)
+        shapes = {"channels": 10, "outputs": 2, "size": (3, 4), "offset_groups": 2}
+        arrays, settings = catalogue.deform_conv2d_arguments(rng, **shapes), {"padding": 1}
+    arrays = {key: value.astype(np.float32) for key, value in arrays.items()}
+    call = Call(arrays["input"], mode=mode, rungs={operator: idea})
+    function = getattr(compiled, name)
+    if operator.endswith("forward"):
+        function(**arrays, **settings, call=call)
+    else:
+        grad = function(**arrays, **settings)
+        getattr(compiled, f"{name}_backward")(grad, **arrays, **settings, call=call)
 
 
 @pytest.mark.parametrize("mode", ["check", "ubsan"])
-@pytest.mark.parametrize("path", INSTANCES)
-def test_without_a_bug(path, mode):
-    name = INSTANCES[path]
-    run(module(path, [name], target="cpu", mode=mode)[name], path)
+@pytest.mark.parametrize("key", RUNGS, ids="-".join)
+def test_without_a_bug(key, mode):
+    run(key, mode=mode)
+
+
+def test_no_kernel_is_left_out():
+    assert {str(p.relative_to(kernels_folder())) for p in kernels_folder().glob("*/*.cu")} == {
+        rung.path for rung in RUNGS.values()
+    }
+    assert {bug[0] for bug in BUGS.values()} == set(RUNGS), "every kernel has a bug planted in it"
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_planted_bug_is_found_where_it_is(bug):
-    path, changed, replacements, kind, argument, line = BUGS[bug]
-    texts = {file: (kernels_folder() / file).read_text() for file in (path, *HEADERS)}
+def test_a_planted_bug_is_found_where_it_is(bug, monkeypatch):
+    key, changed, replacements, kind, argument, line = BUGS[bug]
+    rung = RUNGS[key]
+    headers = [str(p.relative_to(kernels_folder())) for p in (kernels_folder() / "include").glob("*.cuh")]
+    texts = {file: (kernels_folder() / file).read_text() for file in (rung.path, *headers)}
     for old, new in replacements:
-        assert texts[changed].count(old) == 1, f"{bug}: {old!r} occurs {texts[changed].count(old)} times"
-        texts[changed] = texts[changed].replace(old, new)
-    source = flattened(path, texts)
-    name = INSTANCES[path]
+        file = changed or rung.path
+        assert texts[file].count(old) == 1, f"{bug}: {old!r} occurs {texts[file].count(old)} times"
+        texts[file] = texts[file].replace(old, new)
+    source = flattened(rung.path, texts)
+    name = rung.instance("float32", WIDTH)
     kernel = module(source, [name], target="cpu", mode="check")[name]
     with pytest.raises(KernelFault) as caught:
-        run(kernel, path)
+        run(key, kernel, monkeypatch=monkeypatch)
     fault = caught.value
-    assert (fault.kind, fault.file) == (kind, "kernel.cu"), str(fault)
-    assert fault.argument in (argument if isinstance(argument, tuple) else (argument,)), str(fault)
+    assert fault.kind in as_tuple(kind), str(fault)
+    assert fault.file == "kernel.cu", str(fault)
+    assert fault.argument in as_tuple(argument), str(fault)
     reported = source.splitlines()[fault.line - 1]
-    assert any(text in reported for text in (line if isinstance(line, tuple) else (line,))), f"{fault}\n{reported}"
+    assert any(text in reported for text in as_tuple(line)), f"{fault}\n{reported}"

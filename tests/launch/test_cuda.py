@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from dcnlab.compiled.rungs import RUNGS
 from dcnlab.errors import BackendUnavailable
 from dcnlab.launch import kernels_folder, module
 
@@ -155,14 +156,6 @@ def test_cupy_is_never_imported_uninvited():
 
 # ---- NVRTC compiles for any GPU without one
 
-INSTANCES = {
-    "sampling/1_naive.cu": ["sample_bilinear<{}, {}>"],
-    "dcnv3_forward/1_naive.cu": ["dcnv3_forward_naive<{}, {}>"],
-    "dcnv3_forward/2_point.cu": ["dcnv3_forward_point<{}, {}, 4>", "dcnv3_forward_point<{}, {}, 16>"],
-    "dcnv3_backward/1_atomic.cu": ["dcnv3_backward_atomic<{}, {}>"],
-    "dcnv3_backward/2_point.cu": ["dcnv3_backward_point<{}, {}, 4>", "dcnv3_backward_point<{}, {}, 16>"],
-}
-
 
 @pytest.fixture(scope="module")
 def nvrtc():
@@ -193,14 +186,11 @@ def compile_with(nvrtc, path, names, architecture):
     return failed, log.value.decode()
 
 
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_90", "sm_120"])
-@pytest.mark.parametrize("path", INSTANCES)
-def test_nvrtc_compiles_every_kernel(nvrtc, path, architecture):
-    types = [("float", "float"), ("double", "double"), ("__half", "float")]
-    names = [name.format(*pair) for name in INSTANCES[path] for pair in types]
-    failed, log = compile_with(nvrtc, kernels_folder() / path, names, architecture)
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("rung", RUNGS.values(), ids=lambda rung: rung.path)
+def test_nvrtc_compiles_every_instance_of_every_kernel(nvrtc, rung, architecture):
+    failed, log = compile_with(nvrtc, kernels_folder() / rung.path, rung.instances(), architecture)
     assert not failed, log
-
-
-def test_no_kernel_is_left_out():
-    assert {str(p.relative_to(kernels_folder())) for p in kernels_folder().glob("*/*.cu")} == set(INSTANCES)
