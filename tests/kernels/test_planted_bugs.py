@@ -153,7 +153,8 @@ BUGS = {
     ),
     "a plain add to grad_weight": (
         CONV_BACK, None,
-        [plain("grad_weight"), ("atomicAdd(grad_weight + w, arriving * value);", "grad_weight[w] += arriving * value;")],
+        [plain("grad_weight"),
+         ("atomicAdd(grad_weight + w, arriving * value);", "grad_weight[w] += arriving * value;")],
         "data race", "grad_weight", "grad_weight[w] += arriving * value;",
     ),
 }  # fmt: skip
