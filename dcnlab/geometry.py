@@ -40,6 +40,8 @@ def pair(value: IntOrPair, name: str, minimum: int) -> Pair:
     >>> pair(2, "stride", 1)
     (2, 2)
     """
+    if type(value) is int and value >= minimum:
+        return value, value
     values = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else (value, value)
     whole = all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values)
     if len(values) != 2 or not whole:

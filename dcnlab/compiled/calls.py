@@ -9,7 +9,7 @@ import numpy as np
 
 from dcnlab.arrays import Array, array_module, is_cupy
 from dcnlab.compiled.rungs import IN_USE, RUNGS, arithmetic, kernel, width_for
-from dcnlab.geometry import IntOrPair, SamplingGrid, pair, sampling_grid
+from dcnlab.geometry import IntOrPair, SamplingGrid, pair, scaled_taps
 from dcnlab.launch.arguments import address_of
 
 THREADS = 128  # of a block
@@ -88,27 +88,18 @@ class DCNv3Arguments:
         remove_center: bool,
     ) -> None:
         xp = array_module(input)
-        grid = sampling_grid(
-            offset,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            layout="dcnv3",
-            offset_scale=offset_scale,
-            remove_center=remove_center,
-        )
         n, height, width, channels = input.shape
+        size = offset.shape[1:3]
+        kernel, dilated = pair(kernel_size, "kernel_size", 1), pair(dilation, "dilation", 1)
         s, p = pair(stride, "stride", 1), pair(padding, "padding", 0)
-        self.output_shape = (n, *grid.output_size, channels)
-        self.rows, self.group_width = grid.pixel_count * groups, channels // groups
+        taps, residual = scaled_taps(kernel, dilated, "dcnv3", float(offset_scale), bool(remove_center))
+        self.output_shape = (n, *size, channels)
+        self.rows, self.group_width = size[0] * size[1] * groups, channels // groups
         refuse_too_many(max(self.rows * self.group_width, height * width))
-        self.shape = np.array(
-            (n, height, width, groups, self.group_width, *grid.output_size, grid.tap_count, *s, *p, offset_scale),
-            DCNV3_SHAPE,
-        )
-        self.arrays = [xp.ascontiguousarray(array) for array in (input, offset, mask, grid.taps)]
-        self.arrays.append(grid.residual.astype(arithmetic(input.dtype)))
+        sizes = (n, height, width, groups, self.group_width, *size, len(taps))
+        self.shape = np.array((*sizes, *s, *p, offset_scale), DCNV3_SHAPE)
+        self.arrays = [xp.ascontiguousarray(array) for array in (input, offset, mask)]
+        self.arrays += [xp.asarray(taps), xp.asarray(residual, dtype=arithmetic(input.dtype))]
 
 
 def deform_conv2d_shape(

@@ -87,7 +87,8 @@ def _array(where: str, parameter: Parameter, value: Any, target: str) -> Any:
     if target == "cpu":
         if parameter.writable and not value.flags.writeable:
             raise ValueError(f"{where} must be writable, got a read-only array")
-        if address_of(value) % parameter.alignment:
+        aligned = value.flags.aligned and parameter.alignment <= value.dtype.alignment  # NumPy knows
+        if not aligned and address_of(value) % parameter.alignment:
             raise ValueError(f"{where} must be aligned to {parameter.alignment} bytes, got an array that is not")
     return value
 

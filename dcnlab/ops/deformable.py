@@ -9,7 +9,7 @@ import numpy as np
 from dcnlab.arrays import Array, require_arrays, require_shape
 from dcnlab.backends import choose, implementation
 from dcnlab.dlpack import speaks_dlpack
-from dcnlab.geometry import IntOrPair, output_size, pair, tap_positions
+from dcnlab.geometry import IntOrPair, output_size, pair, scaled_taps
 from dcnlab.reference.deformable import DCNv3Grads, DeformConv2dGrads
 
 
@@ -303,8 +303,9 @@ def _check_dcnv3(
         raise ValueError(f"{operator}: groups must be a positive integer that divides C = {channels}, got {groups!r}")
     if not np.isfinite(offset_scale):
         raise ValueError(f"{operator}: offset_scale must be finite, got {offset_scale!r}")
-    taps = len(tap_positions(kernel_size, dilation, layout="dcnv3", remove_center=remove_center))
-    ho, wo = output_size(size, pair(kernel_size, "kernel_size", 1), stride, padding, dilation)
+    kernel, dilated = pair(kernel_size, "kernel_size", 1), pair(dilation, "dilation", 1)
+    taps = len(scaled_taps(kernel, dilated, "dcnv3", 1.0, bool(remove_center))[0])
+    ho, wo = output_size(size, kernel, stride, padding, dilation)
     require_shape(operator, "offset", offset, "(N, Ho, Wo, G*K*2)", (n, ho, wo, groups * taps * 2))
     require_shape(operator, "mask", mask, "(N, Ho, Wo, G*K)", (n, ho, wo, groups * taps))
     return n, ho, wo, channels
