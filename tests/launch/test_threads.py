@@ -145,22 +145,3 @@ def test_the_blas_follows(monkeypatch):
         blas = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
         assert blas
         assert all(pool["num_threads"] == 1 for pool in blas)
-
-
-def test_a_kernel_that_names_no_barrier_runs_as_a_plain_loop_and_a_hidden_one_is_refused(compiler):
-    """Where the source names nothing that waits, threads run without a word to the runtime; a macro cannot sneak by."""
-    order = """
-    extern "C" __global__ void order(int* y, int* count) { y[threadIdx.x + blockDim.x * threadIdx.y] = (*count)++; }
-    """
-    for thread_order in ("forward", "backward", 3):
-        y, count = np.zeros(12, np.int32), np.zeros(1, np.int32)
-        module(order, target="cpu", thread_order=thread_order)["order"][1, (4, 3)](y, count)
-        assert sorted(y.tolist()) == list(range(12))
-        expected = {"forward": list(range(12)), "backward": list(range(11, -1, -1))}.get(thread_order)
-        assert y.tolist() == expected if expected else y.tolist() != list(range(12))
-    hidden = """
-    #define JOIN(a, b) a##b
-    extern "C" __global__ void hidden(int* y) { JOIN(__syn, cthreads)(); y[threadIdx.x] = 1; }
-    """
-    with pytest.raises(KernelFault, match=r"unsupported at kernel\.cu:3, .* hides in a macro; write its whole name"):
-        module(hidden, target="cpu")["hidden"][1, 2](np.zeros(2, np.int32))
