@@ -11,6 +11,7 @@ at every pixel; softmax makes the logits into modulation.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from dcnlab.ops.deformable import dcnv3, dcnv3_backward, deform_conv2d, deform_c
 CONTROLS = 9
 
 
-class Sampler:
+class Sampler(ABC):
     """What both learners share: the field of offsets and its gradient.
 
     Attributes
@@ -76,10 +77,11 @@ class Sampler:
         offset = packed_offset(self.offsets(detail), layout=self.layout)
         return sampling_grid(offset, self.kernel_size, padding=self.kernel_size // 2, layout=self.layout)
 
+    @abstractmethod
     def sample(self, image: np.ndarray, detail: int = 1) -> np.ndarray:
         """Return the operator's output (H, W, C) for an image (H, W, C)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss_gradients(self, image: np.ndarray, target: np.ndarray) -> tuple[float, list[np.ndarray]]:
         """Return the mean squared error over the target's variance, and the gradients of `parameters`.
 
@@ -88,7 +90,6 @@ class Sampler:
         image, target : (H, W, C)
             What is sampled, and what should come out.
         """
-        raise NotImplementedError
 
     def _arguments(self, detail: int, dtype: np.dtype) -> dict[str, Any]:
         """Return the offsets, as the operator takes them."""
