@@ -1,0 +1,1 @@
+"""Layers: parameters, a forward pass, and a backward pass written by hand."""
