@@ -259,7 +259,7 @@ class Sequential(Module):
         return (member for _, member in self._members() if isinstance(member, Module))
 
     def __len__(self) -> int:
-        return len(list(self))
+        return sum(1 for _ in self)
 
     def __getitem__(self, number: int) -> Any:
         return list(self)[number]

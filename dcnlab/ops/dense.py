@@ -58,7 +58,7 @@ def conv2d_backward(
 ) -> ConvGrads:
     """Gradients (input, weight, bias) of ``sum(conv2d(...) * grad_output)``; arguments as in `conv2d`."""
     shape = _check_conv("conv2d_backward", input, weight, bias, stride, padding, dilation)
-    _check_grad_output("conv2d_backward", grad_output, input, "(N, O, Ho, Wo)", shape)
+    require_grad_output("conv2d_backward", grad_output, input, "(N, O, Ho, Wo)", shape)
     with np.errstate(all="ignore"):
         return convolution.conv2d_backward(grad_output, input, weight, bias, stride, padding, dilation)
 
@@ -89,7 +89,7 @@ def depthwise_conv2d(
     TypeError, ValueError
         As `deform_conv2d`.
     """
-    _check_depthwise("depthwise_conv2d", input, weight, bias, stride, padding, dilation)
+    require_depthwise("depthwise_conv2d", input, weight, bias, stride, padding, dilation)
     with np.errstate(all="ignore"):
         return convolution.depthwise_conv2d(input, weight, bias, stride, padding, dilation)
 
@@ -104,8 +104,8 @@ def depthwise_conv2d_backward(
     dilation: IntOrPair = 1,
 ) -> ConvGrads:
     """Gradients (input, weight, bias) of ``sum(depthwise_conv2d(...) * grad_output)``."""
-    shape = _check_depthwise("depthwise_conv2d_backward", input, weight, bias, stride, padding, dilation)
-    _check_grad_output("depthwise_conv2d_backward", grad_output, input, "(N, C, Ho, Wo)", shape)
+    shape = require_depthwise("depthwise_conv2d_backward", input, weight, bias, stride, padding, dilation)
+    require_grad_output("depthwise_conv2d_backward", grad_output, input, "(N, C, Ho, Wo)", shape)
     with np.errstate(all="ignore"):
         return convolution.depthwise_conv2d_backward(grad_output, input, weight, bias, stride, padding, dilation)
 
@@ -136,7 +136,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
 def linear_backward(grad_output: Array, input: Array, weight: Array, bias: Array | None = None) -> LinearGrads:
     """Gradients (input, weight, bias) of ``sum(linear(...) * grad_output)``."""
     shape = _check_linear("linear_backward", input, weight, bias)
-    _check_grad_output("linear_backward", grad_output, input, "(..., out)", shape)
+    require_grad_output("linear_backward", grad_output, input, "(..., out)", shape)
     with np.errstate(all="ignore"):
         return dense.linear_backward(grad_output, input, weight, bias)
 
@@ -172,7 +172,7 @@ def attention_backward(
 ) -> AttentionGrads:
     """Gradients (query, key, value) of ``sum(attention(...) * grad_output)``."""
     shape = _check_attention("attention_backward", query, key, value)
-    _check_grad_output("attention_backward", grad_output, query, "(..., Q, E)", shape)
+    require_grad_output("attention_backward", grad_output, query, "(..., Q, E)", shape)
     with np.errstate(all="ignore"):
         return dense.attention_backward(grad_output, query, key, value, scale)
 
@@ -206,7 +206,7 @@ def layer_norm_backward(
 ) -> LayerNormGrads:
     """Gradients (input, weight, bias) of ``sum(layer_norm(...) * grad_output)``."""
     _check_layer_norm("layer_norm_backward", input, weight, bias)
-    _check_grad_output("layer_norm_backward", grad_output, input, "(..., C)", tuple(input.shape))
+    require_grad_output("layer_norm_backward", grad_output, input, "(..., C)", tuple(input.shape))
     with np.errstate(all="ignore"):
         return normalisation.layer_norm_backward(grad_output, input, weight, bias, eps)
 
@@ -258,7 +258,7 @@ def batch_norm_backward(
     Batch statistics are functions of the input, and its gradient goes through them too.
     """
     _check_batch_norm("batch_norm_backward", input, weight, bias, mean, variance)
-    _check_grad_output("batch_norm_backward", grad_output, input, "(N, C, H, W)", tuple(input.shape))
+    require_grad_output("batch_norm_backward", grad_output, input, "(N, C, H, W)", tuple(input.shape))
     with np.errstate(all="ignore"):
         return normalisation.batch_norm_backward(grad_output, input, weight, bias, mean, variance, eps)
 
@@ -277,7 +277,7 @@ def gelu(input: Array) -> Array:
 
 def gelu_backward(grad_output: Array, input: Array) -> Array:
     """Gradient of ``sum(gelu(input) * grad_output)``."""
-    _check_grad_output("gelu_backward", grad_output, input, "the input's", tuple(input.shape))
+    require_grad_output("gelu_backward", grad_output, input, "the input's", tuple(input.shape))
     with np.errstate(all="ignore"):
         return activation.gelu_backward(grad_output, input)
 
@@ -317,7 +317,7 @@ def cross_entropy(logits: Array, labels: Any, label_smoothing: float = 0.0) -> A
 def cross_entropy_backward(grad_output: Array, logits: Array, labels: Any, label_smoothing: float = 0.0) -> Array:
     """Gradient of the logits of ``sum(cross_entropy(...) * grad_output)``."""
     labels = _check_cross_entropy("cross_entropy_backward", logits, labels, label_smoothing)
-    _check_grad_output("cross_entropy_backward", grad_output, logits, "(N,)", (len(logits),))
+    require_grad_output("cross_entropy_backward", grad_output, logits, "(N,)", (len(logits),))
     with np.errstate(all="ignore"):
         return activation.cross_entropy_backward(grad_output, logits, labels, label_smoothing)
 
@@ -339,7 +339,8 @@ def _check_conv(
     return n, out, *output_size(size, kernel, stride, padding, dilation)
 
 
-def _check_depthwise(operator: str, input: Array, weight: Array, *others: Array) -> tuple[int, ...]:
+def require_depthwise(operator: str, input: Array, weight: Array, *others: Any) -> tuple[int, ...]:
+    """Refuse arguments of `depthwise_conv2d` that do not fit together; return the shape of the output."""
     shape = _check_conv(operator, input, weight, *others)
     require_shape(operator, "weight", weight, "(C, 1, kh, kw)", (input.shape[1], 1, "kh", "kw"))
     return shape
@@ -407,6 +408,7 @@ def _check_cross_entropy(operator: str, logits: Array, labels: Any, label_smooth
     return labels.astype(int)
 
 
-def _check_grad_output(operator: str, grad_output: Array, input: Array, formula: str, shape: tuple[int, ...]) -> None:
+def require_grad_output(operator: str, grad_output: Array, input: Array, formula: str, shape: tuple[int, ...]) -> None:
+    """Refuse a grad_output that does not go with the output."""
     require_arrays(operator, input=input, grad_output=grad_output)
     require_shape(operator, "grad_output", grad_output, formula, shape)
