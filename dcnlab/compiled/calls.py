@@ -55,11 +55,12 @@ class Call:
         return self.rungs.get(operator) or IN_USE[operator, self.target]
 
     def launch(self, operator: str, dtype: Any, channels: int, threads: int, images: int, *arguments: Any) -> None:
-        """Launch an operator's kernel with at least `threads` threads an image."""
+        """Launch an operator's kernel for `threads` outputs or rows of taps an image."""
         idea = self.idea(operator)
-        width = width_for(channels, dtype, self.target) if RUNGS[operator, idea].has_width else None
+        rung = RUNGS[operator, idea]
+        width = width_for(channels, dtype, self.target) if rung.has_width else None
         compiled = kernel(operator, idea, np.dtype(dtype).name, width, self.target, self.mode, self.thread_order)
-        compiled[(-(-threads // THREADS), min(images, MOST_IMAGES)), THREADS](*arguments)
+        compiled[(-(-rung.threads(threads, self.target) // THREADS), min(images, MOST_IMAGES)), THREADS](*arguments)
 
 
 class DCNv3Arguments:

@@ -18,6 +18,8 @@ _C_TYPES = {"float16": "__half", "float32": "float", "float64": "double"}
 WIDTHS = (4, 8, 16)
 # On a CPU they fill up to one vector register of 64 bytes, on a GPU one load of 16 bytes.
 WIDTH_BYTES = {"cpu": 64, "cuda": 16}
+# Rows (pixel, group) of taps a thread, where a kernel has the number compiled in.
+ROWS = {"cpu": 8, "cuda": 1}
 
 
 @dataclass(frozen=True)
@@ -30,33 +32,40 @@ class Rung:
     idea : str
         The file is kernels/<operator>/<idea>.cu.
     kernel : str
-        Its template ``<T, A>``, or ``<T, A, WIDTH>``: type of the arrays, type of the arithmetic, channels at a time.
-    has_width : bool
+        Its template ``<T, A>``, ``<T, A, WIDTH>`` or ``<T, A, WIDTH, ROWS>``: type of the arrays, type of the
+        arithmetic, channels at a time, rows of taps a thread.
+    has_width, has_rows : bool
     """
 
     operator: str
     idea: str
     kernel: str
     has_width: bool = False
+    has_rows: bool = False
 
     @property
     def path(self) -> str:
         """The file, relative to the folder of the kernels."""
         return f"{self.operator}/{self.idea}.cu"
 
-    def instance(self, dtype: Any, width: int | None = None) -> str:
+    def instance(self, dtype: Any, width: int | None = None, target: str = "cpu") -> str:
         """Return the name expression of the kernel for arrays of `dtype`.
 
-        >>> RUNGS["dcnv3_forward", "2_point"].instance("float16", 8)
-        'dcnv3_forward_point<__half, float, 8>'
+        >>> RUNGS["dcnv3_backward", "2_point"].instance("float16", 8)
+        'dcnv3_backward_point<__half, float, 8>'
         """
         types = [_C_TYPES[np.dtype(dtype).name], _C_TYPES[arithmetic(dtype).name]]
-        return f"{self.kernel}<{', '.join(types + ([str(width)] if self.has_width else []))}>"
+        numbers = [str(width)] * self.has_width + [str(ROWS[target])] * self.has_rows
+        return f"{self.kernel}<{', '.join(types + numbers)}>"
 
-    def instances(self) -> list[str]:
+    def instances(self, target: str = "cpu") -> list[str]:
         """Return the name expressions of all dtypes and widths."""
         widths = WIDTHS if self.has_width else (None,)
-        return [self.instance(dtype, width) for dtype in DTYPES for width in widths]
+        return [self.instance(dtype, width, target) for dtype in DTYPES for width in widths]
+
+    def threads(self, rows: int, target: str) -> int:
+        """Return how many threads `rows` rows of taps need."""
+        return -(-rows // ROWS[target]) if self.has_rows else rows
 
 
 RUNGS = {
@@ -64,7 +73,7 @@ RUNGS = {
     for rung in (
         Rung("sampling", "1_naive", "sample_bilinear"),
         Rung("dcnv3_forward", "1_naive", "dcnv3_forward_naive"),
-        Rung("dcnv3_forward", "2_point", "dcnv3_forward_point", has_width=True),
+        Rung("dcnv3_forward", "2_point", "dcnv3_forward_point", has_width=True, has_rows=True),
         Rung("dcnv3_backward", "1_atomic", "dcnv3_backward_atomic"),
         Rung("dcnv3_backward", "2_point", "dcnv3_backward_point", has_width=True),
         Rung("deform_conv2d_forward", "1_naive", "deform_conv2d_forward_naive"),
@@ -116,5 +125,5 @@ def kernel(
 ) -> Kernel:
     """Return one kernel, compiled; kept between calls."""
     rung = RUNGS[operator, idea]
-    name = rung.instance(dtype, width)
+    name = rung.instance(dtype, width, target)
     return module(rung.path, [name], target=target, mode=mode, thread_order=thread_order)[name]

@@ -27,10 +27,11 @@ dcnv3_backward_point(const T* __restrict__ grad_output, const T* __restrict__ in
         for (int first = 0; first < shape.taps; first += TOGETHER) {
             const int count = shape.taps - first < TOGETHER ? shape.taps - first : TOGETHER;
             Taps<A> tap;
-            tap.locate_whole(row, first, count);
+            const bool whole = tap.locate(row, first, count);
             for (int i = 0; i < count; ++i) {
+                const int there = whole ? ALL : tap.there(i, shape.height, shape.width);
                 const SampleGradient<A> gradient = tap_backward<WIDTH>(
-                    row, tap, first, i, grad_output + output, input + image, grad_input + image, shape.channels(),
+                    tap, i, there, grad_output + output, input + image, grad_input + image, shape.width, shape.channels(),
                     shape.group_width);
                 const long long at = number * shape.taps + first + i;
                 store(grad_offset + 2 * at, row.scale * gradient.x);

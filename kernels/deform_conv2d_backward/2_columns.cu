@@ -27,13 +27,13 @@ deform_conv2d_columns_backward(const T* __restrict__ grad_columns, const T* __re
     for (int start = 0; start < shape.taps; start += TOGETHER) {
         const int together = shape.taps - start < TOGETHER ? shape.taps - start : TOGETHER;
         Taps<A> tap;
-        tap.locate_whole(row, start, together);
+        const bool whole = tap.locate(row, start, together);
         for (int i = 0; i < together; ++i) {
-            const int k = start + i;
+            const int k = start + i, there = whole ? ALL : tap.there(i, shape.height, shape.width);
             const T* arriving = grad_columns + (pixel * shape.taps + k) * shape.channels + group * wide;
             const SampleGradient<A> gradient =
-                tap_backward<WIDTH>(row, tap, start, i, arriving, image + group * wide,
-                                    grad_image + (long long)group * wide, shape.channels, wide);
+                tap_backward<WIDTH>(tap, i, there, arriving, image + group * wide,
+                                    grad_image + (long long)group * wide, shape.width, shape.channels, wide);
             store(grad_offset + row.y_at(k), gradient.y);
             store(grad_offset + row.x_at(k), gradient.x);
             if (grad_mask) store(grad_mask + row.mask_at(k), gradient.modulation);

@@ -26,12 +26,13 @@ deform_conv2d_columns(const T* __restrict__ image, const T* __restrict__ offset,
     for (int start = 0; start < shape.taps; start += TOGETHER) {
         const int together = shape.taps - start < TOGETHER ? shape.taps - start : TOGETHER;
         Taps<A> tap;
-        tap.locate_whole(row, start, together);
+        const bool whole = tap.locate(row, start, together);
         for (int i = 0; i < together; ++i) {
+            const int there = whole ? ALL : tap.there(i, shape.height, shape.width);
             T* column = columns + (pixel * shape.taps + start + i) * shape.channels + group * wide;
             for (int c = 0; c < wide; c += WIDTH) {
                 Lanes<A, WIDTH> sample;
-                add_tap(sample, row, tap, start, i, image + group * wide + c, shape.channels, wide - c);
+                add_tap(sample, tap, i, there, image + group * wide + c, shape.width, shape.channels, wide - c);
                 sample.store_to(column + c, wide - c);
             }
         }

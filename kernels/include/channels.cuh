@@ -9,22 +9,15 @@ struct Corners {
     long long at[4];  // elements from the image's first: v00, v01, v10, v11
     int there;        // bit i: corner i exists
 
-    __device__ __forceinline__ bool has(int corner) const { return there >> corner & 1; }
+    __device__ __forceinline__ int has(int corner) const { return there >> corner & 1; }
 };
 
-// The corners of a cell that starts at pixel `pixel` = row * width + column and lies in the image as a whole.
-__device__ __forceinline__ Corners whole_cell(long long pixel, int width, long long step) {
-    const long long at = pixel * step, below = at + width * step;
-    return {{at, at + step, below, below + step}, 15};
-}
+constexpr int ALL = 15;
 
-template <typename A>
-__device__ __forceinline__ Corners corners_of(const Cell<A>& cell, int height, int width, long long step) {
-    Corners corners = whole_cell((long long)cell.row * width + cell.column, width, step);
-    corners.there = 0;
-    if (cell.sample == INSIDE || cell.sample == BORDER)
-        for (int i = 0; i < 4; ++i) corners.there |= int(cell.has(i, height, width)) << i;
-    return corners;
+// The corners of the cell that starts at pixel `pixel` = row * width + column; those of `there` exist.
+__device__ __forceinline__ Corners corners_of(long long pixel, int width, long long step, int there) {
+    const long long at = pixel * step, below = at + width * step;
+    return {{at, at + step, below, below + step}, there};
 }
 
 // `count` channels of a corner; zeros where it does not exist.

@@ -35,7 +35,7 @@ def plain(name):
 STORE = "store(float* to, float value)"
 READS = ("load<A>(mask[k])", "load<A>(offset[2 * k", "residual[2 * k")  # of a tap by DCNv3Row
 PLANES = ("mask[mask_at(k)]", "offset[y_at(k)]", "offset[x_at(k)]")  # of a tap by DeformConv2dRow
-TAP_COUNT = "shape.taps - first < TOGETHER ? shape.taps - first : TOGETHER"
+TAP_COUNT = "shape.taps - k < TOGETHER ? shape.taps - k : TOGETHER"
 
 # name: (kernel, file changed (None: the kernel's), [(old, new), ...], kind, argument, text of the line reported).
 # Where a bug makes several accesses wrong, compilers differ in which comes first: then all are given.
@@ -65,20 +65,21 @@ BUGS = {
         "out of bounds", "input", "load<A>(image[cell.pixel(corner, width) * step])",
     ),
     "point without its tail guard": (
-        FORWARD_POINT, None, [("    if (item >= shape.rows()) return;\n", "\n")],
+        FORWARD_POINT, None, [("    if (first >= shape.rows()) return;\n", "\n")],
         "out of bounds", ("mask", "offset"), ("load<A>(mask[k])", "load<A>(offset[2 * k"),
     ),
     "a cell at the lower border counts as whole": (
-        FORWARD_POINT, TAPS, [("rows = unsigned(row.height - 1)", "rows = unsigned(row.height)")],
+        FORWARD_POINT, TAPS,
+        [("rows = unsigned(at.height - 1)", "rows = unsigned(at.height)")],
         "out of bounds", "input", "lanes.v[c] = load<A>(from[c])",
     ),
     "every cell counts as whole": (
-        FORWARD_POINT, TAPS, [("(unsigned(y) < rows) & (unsigned(x) < columns) & (m == m)", "m == m")],
+        FORWARD_POINT, TAPS, [("all &= (unsigned(row[i]) < rows) & (unsigned(column[i]) < columns);", "")],
         "out of bounds", "input", "lanes.v[c] = load<A>(from[c])",
     ),
     "taps of the next row": (
         FORWARD_POINT, None,
-        [("first < shape.taps; first +=", "first <= shape.taps; first +="), (TAP_COUNT, "TOGETHER")],
+        [("k < shape.taps; k +=", "k <= shape.taps; k +="), (TAP_COUNT, "TOGETHER")],
         "out of bounds", ("mask", "offset", "residual", "taps"), (*READS, "taps[2 * k"),
     ),
     "more taps than there is room for": (
@@ -93,8 +94,8 @@ BUGS = {
         FORWARD_POINT, LANES, [("if (c < count) store(to + c, v[c]);", "store(to + c, v[c]);")],
         ("data race", "out of bounds"), "output", STORE,
     ),
-    "groups and pixels mixed up": (
-        FORWARD_POINT, None, [("item / unsigned(shape.groups), group", "item / unsigned(shape.taps), group")],
+    "rows of the thread before": (
+        FORWARD_POINT, None, [("output + (long long)(first + r)", "output + (long long)(first / 2 + r)")],
         "data race", "output", STORE,
     ),
     "a plain add to grad_input": (
@@ -200,19 +201,23 @@ def run(key, kernel=None, mode="check", monkeypatch=None):
 
         monkeypatch.setattr(calls, "kernel", replaced)
     name = operator.rpartition("_")[0]
-    if name == "dcnv3":
-        arrays, settings = catalogue.dcnv3_arguments(rng, channels=10, size=(3, 4), groups=2), {"groups": 2}
-    else:
-        shapes = {"channels": 10, "outputs": 2, "size": (3, 4), "offset_groups": 2}
-        arrays, settings = catalogue.deform_conv2d_arguments(rng, **shapes), {"padding": 1}
-    arrays = {key: value.astype(np.float32) for key, value in arrays.items()}
-    call = Call(arrays["input"], mode=mode, rungs={operator: idea})
-    function = getattr(compiled, name)
-    if operator.endswith("forward"):
-        function(**arrays, **settings, call=call)
-    else:
-        grad = function(**arrays, **settings)
-        getattr(compiled, f"{name}_backward")(grad, **arrays, **settings, call=call)
+    for kernel_size in (3, 1):  # with one tap, the cells of many rows lie in the image as a whole
+        if name == "dcnv3":
+            shapes = {"channels": 10, "size": (3, 4), "groups": 2, "kernel_size": kernel_size}
+            arrays = catalogue.dcnv3_arguments(rng, **shapes, padding=kernel_size // 2)
+            settings = {"groups": 2, "kernel_size": kernel_size, "padding": kernel_size // 2}
+        else:
+            shapes = {"channels": 10, "outputs": 2, "size": (3, 4), "offset_groups": 2, "kernel_size": kernel_size}
+            arrays = catalogue.deform_conv2d_arguments(rng, **shapes, padding=kernel_size // 2)
+            settings = {"padding": kernel_size // 2}
+        arrays = {key: value.astype(np.float32) for key, value in arrays.items()}
+        call = Call(arrays["input"], mode=mode, rungs={operator: idea})
+        function = getattr(compiled, name)
+        if operator.endswith("forward"):
+            function(**arrays, **settings, call=call)
+        else:
+            grad = function(**arrays, **settings)
+            getattr(compiled, f"{name}_backward")(grad, **arrays, **settings, call=call)
 
 
 @pytest.mark.parametrize("mode", ["check", "ubsan"])

@@ -192,6 +192,6 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("rung", RUNGS.values(), ids=lambda rung: rung.path)
 def test_nvrtc_compiles_every_kernel_as_a_gpu_would_run_it(nvrtc, rung, architecture):
-    names = [rung.instance(dtype, width_for(64, dtype, "cuda")) for dtype in DTYPES]
+    names = [rung.instance(dtype, width_for(64, dtype, "cuda"), "cuda") for dtype in DTYPES]
     failed, log = compile_with(nvrtc, kernels_folder() / rung.path, names, architecture)
     assert not failed, log
