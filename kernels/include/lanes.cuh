@@ -29,6 +29,7 @@ struct Lanes {
     __device__ __forceinline__ Lanes operator-(const Lanes& b) const { return of(v - b.v); }
     __device__ __forceinline__ Lanes operator*(const Lanes& b) const { return of(v * b.v); }
     __device__ __forceinline__ Lanes operator*(A factor) const { return of(v * factor); }
+    __device__ __forceinline__ Lanes operator-(A b) const { return of(v - b); }
     static __device__ __forceinline__ Lanes of(Vector v) { Lanes lanes; lanes.v = v; return lanes; }
 #else
     A v[WIDTH] = {};
@@ -37,6 +38,7 @@ struct Lanes {
     __device__ __forceinline__ Lanes operator-(const Lanes& b) const { return each(b, [](A x, A y) { return x - y; }); }
     __device__ __forceinline__ Lanes operator*(const Lanes& b) const { return each(b, [](A x, A y) { return x * y; }); }
     __device__ __forceinline__ Lanes operator*(A f) const { return each(*this, [f](A x, A) { return x * f; }); }
+    __device__ __forceinline__ Lanes operator-(A b) const { return each(*this, [b](A x, A) { return x - b; }); }
     template <typename F>
     __device__ __forceinline__ Lanes each(const Lanes& b, F f) const {
         Lanes result;
@@ -73,6 +75,14 @@ struct Lanes {
 #endif
         for (int c = 0; c < WIDTH; ++c)
             if (c < count) store(to + c, v[c]);
+    }
+    // These lanes, with 0 in place of those beyond `count`.
+    __device__ __forceinline__ Lanes first(int count) const {
+        Lanes lanes = *this;
+        if (count < WIDTH)
+            for (int c = 0; c < WIDTH; ++c)
+                if (c >= count) lanes.v[c] = A(0);
+        return lanes;
     }
     // Half of the lanes, from lane FIRST on.
     template <int FIRST>
