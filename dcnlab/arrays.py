@@ -27,6 +27,11 @@ def is_cupy(array: Array) -> bool:
     return type(array).__module__.partition(".")[0] == "cupy"
 
 
+def lies_channels_last(images: Array) -> bool:
+    """Whether an NCHW array is a view of a contiguous NHWC one, and not contiguous itself."""
+    return bool(images.transpose(0, 2, 3, 1).flags.c_contiguous and not images.flags.c_contiguous)
+
+
 def array_module(*arrays: Array) -> Any:
     """Return the module (numpy or cupy) that the arrays belong to.
 

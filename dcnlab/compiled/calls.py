@@ -54,13 +54,15 @@ class Call:
         """Return the rung of an operator."""
         return self.rungs.get(operator) or IN_USE[operator, self.target]
 
-    def launch(self, operator: str, dtype: Any, channels: int, threads: int, images: int, *arguments: Any) -> None:
-        """Launch an operator's kernel for `threads` outputs or rows of taps an image."""
+    def launch(
+        self, operator: str, dtype: Any, channels: int, count: int, images: int, *arguments: Any, rows: int = 1
+    ) -> None:
+        """Launch an operator's kernel for `count` outputs or rows of taps an image (in each of `rows`)."""
         idea = self.idea(operator)
         rung = RUNGS[operator, idea]
         width = width_for(channels, dtype, self.target) if rung.has_width else None
         compiled = kernel(operator, idea, np.dtype(dtype).name, width, self.target, self.mode, self.thread_order)
-        compiled[(-(-rung.threads(threads, self.target) // THREADS), min(images, MOST_IMAGES)), THREADS](*arguments)
+        compiled[(-(-rung.threads(count, self.target, rows) // THREADS), min(images, MOST_IMAGES)), THREADS](*arguments)
 
 
 class DCNv3Arguments:

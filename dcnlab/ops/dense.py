@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from dcnlab.arrays import Array, array_module, require_arrays, require_shape
+from dcnlab.arrays import FLOAT_TYPES, Array, array_module, require_arrays, require_shape
 from dcnlab.geometry import IntOrPair, output_size
 from dcnlab.ops.deformable import require_image, require_weight
 from dcnlab.reference import activation, convolution, dense, normalisation
 from dcnlab.reference.convolution import ConvGrads
 from dcnlab.reference.dense import AttentionGrads, LinearGrads
-from dcnlab.reference.normalisation import BatchNormGrads, LayerNormGrads
+from dcnlab.reference.normalisation import BatchNormGrads
 
 
 def conv2d(
@@ -42,7 +42,7 @@ def conv2d(
     TypeError, ValueError
         As `deform_conv2d`.
     """
-    _check_conv("conv2d", input, weight, bias, stride, padding, dilation)
+    require_conv("conv2d", FLOAT_TYPES, input, weight, bias, stride, padding, dilation)
     with np.errstate(all="ignore"):
         return convolution.conv2d(input, weight, bias, stride, padding, dilation)
 
@@ -57,57 +57,10 @@ def conv2d_backward(
     dilation: IntOrPair = 1,
 ) -> ConvGrads:
     """Gradients (input, weight, bias) of ``sum(conv2d(...) * grad_output)``; arguments as in `conv2d`."""
-    shape = _check_conv("conv2d_backward", input, weight, bias, stride, padding, dilation)
+    shape = require_conv("conv2d_backward", FLOAT_TYPES, input, weight, bias, stride, padding, dilation)
     require_grad_output("conv2d_backward", grad_output, input, "(N, O, Ho, Wo)", shape)
     with np.errstate(all="ignore"):
         return convolution.conv2d_backward(grad_output, input, weight, bias, stride, padding, dilation)
-
-
-def depthwise_conv2d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-) -> Array:
-    """Depthwise convolution: every channel has its own kernel, `conv2d` with groups = C = O.
-
-    Parameters
-    ----------
-    input : (N, C, H, W)
-    weight : (C, 1, kh, kw)
-    bias : (C,), optional
-    stride, padding, dilation : int or (vertical, horizontal)
-
-    Returns
-    -------
-    (N, C, Ho, Wo)
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `deform_conv2d`.
-    """
-    require_depthwise("depthwise_conv2d", input, weight, bias, stride, padding, dilation)
-    with np.errstate(all="ignore"):
-        return convolution.depthwise_conv2d(input, weight, bias, stride, padding, dilation)
-
-
-def depthwise_conv2d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-) -> ConvGrads:
-    """Gradients (input, weight, bias) of ``sum(depthwise_conv2d(...) * grad_output)``."""
-    shape = require_depthwise("depthwise_conv2d_backward", input, weight, bias, stride, padding, dilation)
-    require_grad_output("depthwise_conv2d_backward", grad_output, input, "(N, C, Ho, Wo)", shape)
-    with np.errstate(all="ignore"):
-        return convolution.depthwise_conv2d_backward(grad_output, input, weight, bias, stride, padding, dilation)
 
 
 def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -177,40 +130,6 @@ def attention_backward(
         return dense.attention_backward(grad_output, query, key, value, scale)
 
 
-def layer_norm(input: Array, weight: Array, bias: Array, eps: float = 1e-6) -> Array:
-    r"""Normalise the last axis: :math:`w\,(x - \mu) / \sqrt{\sigma^2 + \epsilon} + b` (arXiv 1607.06450).
-
-    Parameters
-    ----------
-    input : (..., C)
-    weight, bias : (C,)
-    eps : float
-        1e-6 as in InternImage; PyTorch's default is 1e-5.
-
-    Returns
-    -------
-    (..., C)
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `deform_conv2d`.
-    """
-    _check_layer_norm("layer_norm", input, weight, bias)
-    with np.errstate(all="ignore"):
-        return normalisation.layer_norm(input, weight, bias, eps)
-
-
-def layer_norm_backward(
-    grad_output: Array, input: Array, weight: Array, bias: Array, eps: float = 1e-6
-) -> LayerNormGrads:
-    """Gradients (input, weight, bias) of ``sum(layer_norm(...) * grad_output)``."""
-    _check_layer_norm("layer_norm_backward", input, weight, bias)
-    require_grad_output("layer_norm_backward", grad_output, input, "(..., C)", tuple(input.shape))
-    with np.errstate(all="ignore"):
-        return normalisation.layer_norm_backward(grad_output, input, weight, bias, eps)
-
-
 def batch_norm(
     input: Array,
     weight: Array,
@@ -263,25 +182,6 @@ def batch_norm_backward(
         return normalisation.batch_norm_backward(grad_output, input, weight, bias, mean, variance, eps)
 
 
-def gelu(input: Array) -> Array:
-    r"""Return :math:`x\,\Phi(x)` with the exact :math:`\Phi(x) = (1 + \mathrm{erf}(x/\sqrt 2))/2` (arXiv 1606.08415).
-
-    >>> import numpy as np
-    >>> gelu(np.array([-1.0, 0.0, 1.0])).round(4).tolist()
-    [-0.1587, 0.0, 0.8413]
-    """
-    require_arrays("gelu", input=input)
-    with np.errstate(all="ignore"):
-        return activation.gelu(input)
-
-
-def gelu_backward(grad_output: Array, input: Array) -> Array:
-    """Gradient of ``sum(gelu(input) * grad_output)``."""
-    require_grad_output("gelu_backward", grad_output, input, "the input's", tuple(input.shape))
-    with np.errstate(all="ignore"):
-        return activation.gelu_backward(grad_output, input)
-
-
 def cross_entropy(logits: Array, labels: Any, label_smoothing: float = 0.0) -> Array:
     r"""Cross entropy of every row: :math:`-\sum_k q_k \log \mathrm{softmax}(z)_k`.
 
@@ -322,8 +222,9 @@ def cross_entropy_backward(grad_output: Array, logits: Array, labels: Any, label
         return activation.cross_entropy_backward(grad_output, logits, labels, label_smoothing)
 
 
-def _check_conv(
+def require_conv(
     operator: str,
+    dtypes: tuple[str, ...],
     input: Array,
     weight: Array,
     bias: Array | None,
@@ -331,19 +232,13 @@ def _check_conv(
     padding: IntOrPair,
     dilation: IntOrPair,
 ) -> tuple[int, ...]:
-    require_arrays(operator, input=input, weight=weight, bias=bias)
+    """Refuse arguments of a convolution that do not fit together; return the shape of the output."""
+    require_arrays(operator, dtypes, input=input, weight=weight, bias=bias)
     n, channels, size = require_image(operator, input, "(N, C, H, W)")
     out, kernel = require_weight(operator, weight, channels)
     if bias is not None:
         require_shape(operator, "bias", bias, "(O,)", (out,))
     return n, out, *output_size(size, kernel, stride, padding, dilation)
-
-
-def require_depthwise(operator: str, input: Array, weight: Array, *others: Any) -> tuple[int, ...]:
-    """Refuse arguments of `depthwise_conv2d` that do not fit together; return the shape of the output."""
-    shape = _check_conv(operator, input, weight, *others)
-    require_shape(operator, "weight", weight, "(C, 1, kh, kw)", (input.shape[1], 1, "kh", "kw"))
-    return shape
 
 
 def _check_linear(operator: str, input: Array, weight: Array, bias: Array | None) -> tuple[int, ...]:
@@ -368,15 +263,6 @@ def _check_attention(operator: str, query: Array, key: Array, value: Array) -> t
         raise ValueError(f"{operator}: key must have at least one row to attend to, got {tuple(key.shape)}")
     require_shape(operator, "value", value, "(..., K, E)", (*leading, keys, "E"))
     return (*query.shape[:-1], value.shape[-1])
-
-
-def _check_layer_norm(operator: str, input: Array, weight: Array, bias: Array) -> None:
-    require_arrays(operator, input=input, weight=weight, bias=bias)
-    require_shape(operator, "weight", weight, "(C,)", ("C",))
-    channels = len(weight)
-    require_shape(operator, "bias", bias, "(C,)", (channels,))
-    if input.ndim < 1 or input.shape[-1] != channels or channels < 1:
-        raise ValueError(f"{operator}: input must have shape (..., C) = (..., {channels}), got {tuple(input.shape)}")
 
 
 def _check_batch_norm(
@@ -408,7 +294,14 @@ def _check_cross_entropy(operator: str, logits: Array, labels: Any, label_smooth
     return labels.astype(int)
 
 
-def require_grad_output(operator: str, grad_output: Array, input: Array, formula: str, shape: tuple[int, ...]) -> None:
+def require_grad_output(
+    operator: str,
+    grad_output: Array,
+    input: Array,
+    formula: str,
+    shape: tuple[int, ...],
+    dtypes: tuple[str, ...] = FLOAT_TYPES,
+) -> None:
     """Refuse a grad_output that does not go with the output."""
-    require_arrays(operator, input=input, grad_output=grad_output)
+    require_arrays(operator, dtypes, input=input, grad_output=grad_output)
     require_shape(operator, "grad_output", grad_output, formula, shape)

@@ -1,4 +1,4 @@
-"""GELU and the cross entropy, forward and backward."""
+"""GELU, softmax and the cross entropy, forward and backward."""
 
 from __future__ import annotations
 
@@ -50,6 +50,25 @@ def _erf(xp: Any) -> Callable[..., Array]:
     return erf  # type: ignore[no-any-return]
 
 
+def softmax(input: Array, axis: int = -1) -> Array:
+    """Return exp(input) / sum(exp(input)) along `axis`; arguments as in `dcnlab.softmax`, not checked here."""
+    xp = array_module(input)
+    powers = xp.empty(input.shape, input.dtype)
+    xp.subtract(input, input.max(axis=axis, keepdims=True), out=powers)  # at most 0: nothing overflows
+    xp.exp(powers, out=powers)
+    powers /= powers.sum(axis=axis, keepdims=True)
+    return powers
+
+
+def softmax_backward(grad_output: Array, input: Array, axis: int = -1) -> Array:
+    """Return m * (grad_output - sum(m * grad_output)), m = softmax(input)."""
+    m = softmax(input, axis)
+    grad = m * grad_output
+    m *= grad.sum(axis=axis, keepdims=True)
+    grad -= m
+    return grad
+
+
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
     """Return the loss of every row of `logits`; arguments as in `dcnlab.cross_entropy`, not checked here."""
     xp = array_module(logits)
@@ -61,9 +80,7 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
     return loss
 
 
-def cross_entropy_backward(
-    grad_output: Array, logits: Array, labels: Array, label_smoothing: float = 0.0
-) -> Array:
+def cross_entropy_backward(grad_output: Array, logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
     """Return grad_output * (softmax(logits) - target)."""
     xp = array_module(logits)
     grad = xp.empty(logits.shape, logits.dtype)

@@ -8,14 +8,15 @@
 template <typename T, typename A>
 __device__ __forceinline__ void powers_of_rows(const T* __restrict__ from, A* __restrict__ to, int count, int taps) {
     for (int r = 0; r < count; ++r) {
-        const T* row = from + r * taps;
+        const T* row = from + (long long)r * taps;
         A largest = load<A>(row[0]);
         for (int k = 1; k < taps; ++k) {
             const A z = load<A>(row[k]);
             largest = z > largest ? z : largest;
         }
-        for (int k = 0; k < taps; ++k) to[r * taps + k] = load<A>(row[k]) - largest;
+        A* powers = to + (long long)r * taps;
+        for (int k = 0; k < taps; ++k) powers[k] = load<A>(row[k]) - largest;
     }
-    const int all = count * taps;
-    for (int i = 0; i < all; ++i) to[i] = exp_below_0(to[i]);
+    const long long all = (long long)count * taps;
+    for (long long i = 0; i < all; ++i) to[i] = exp_below_0(to[i]);
 }
