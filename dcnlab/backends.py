@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 
 from dcnlab.arrays import FLOAT_TYPES, Array, is_cupy
@@ -55,6 +57,12 @@ def _nothing() -> None:
 
 
 def _compiler() -> object:
+    return _compiler_on(os.environ.get("CXX"), os.environ.get("PATH"))
+
+
+@lru_cache(maxsize=4)
+def _compiler_on(named: str | None, path: str | None) -> object:
+    """Look for the compiler once, not in every call; where there is none, look again."""
     from dcnlab.launch import find_compiler
 
     return find_compiler()

@@ -117,6 +117,7 @@ _BEST = {
 IN_USE = {(operator, target): idea for operator, idea in _BEST.items() for target in TARGETS}
 
 
+@lru_cache(maxsize=64)
 def arithmetic(dtype: Any) -> np.dtype:
     """Return the type that kernels compute in: float64 for float64, float32 for float32 and float16."""
     return np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
