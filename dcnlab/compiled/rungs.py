@@ -23,7 +23,7 @@ WIDTH_BYTES = {"cpu": 64, "cuda": 16}
 # gets its vector instructions, and work to do while it waits for memory, from loops inside a thread.
 TAP_ROWS = {"cpu": 8, "cuda": 1}  # rows (pixel, group) of taps
 ELEMENTS = {"cpu": 128, "cuda": 1}
-SOFTMAX_ROWS = {"cpu": 16, "cuda": 1}
+SOFTMAX_ROWS = {"cpu": 32, "cuda": 1}
 CHANNEL_ROWS = {"cpu": 8, "cuda": 8}  # whose sums are scattered together, on a GPU too
 PIXELS = {"cpu": 8, "cuda": 1}  # of an image row
 

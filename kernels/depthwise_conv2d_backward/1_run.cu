@@ -22,6 +22,7 @@ depthwise_conv2d_backward_run(const T* __restrict__ grad_output, const T* __rest
         const long long first =
             (((long long)n * shape.height + run.y) * shape.width + run.x) * shape.channels + run.channel;
         L pixel[EACH], sum[EACH];
+        UNROLL
         for (int i = 0; i < EACH; ++i)
             if (i < run.count) pixel[i] = L::load_from(input + first + (long long)i * shape.channels, run.channels);
         for (int j = 0; j < shape.kernel_height; ++j) {
@@ -39,8 +40,10 @@ depthwise_conv2d_backward_run(const T* __restrict__ grad_output, const T* __rest
                     along = along + arriving * pixel[i];
                 };
                 if (run.whole() && shape.stride_x == 1 && right >= 0 && right + EACH <= shape.out_width) {
+                    UNROLL
                     for (int i = 0; i < EACH; ++i) add(i, right + i, WIDTH);
                 } else {
+                    UNROLL
                     for (int i = 0; i < EACH; ++i) {
                         const int at = right + i, x = at / shape.stride_x;
                         if (i < run.count && at >= 0 && at % shape.stride_x == 0 && x < shape.out_width)
@@ -50,6 +53,7 @@ depthwise_conv2d_backward_run(const T* __restrict__ grad_output, const T* __rest
                 along.add_to(grad_weight + tap, run.channels);
             }
         }
+        UNROLL
         for (int i = 0; i < EACH; ++i)
             if (i < run.count) sum[i].store_to(grad_input + first + (long long)i * shape.channels, run.channels);
     }

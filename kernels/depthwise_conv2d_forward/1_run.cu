@@ -21,6 +21,7 @@ depthwise_conv2d_forward_run(const T* __restrict__ input, const T* __restrict__ 
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
         L sum[EACH];
+        UNROLL
         for (int i = 0; i < EACH; ++i) sum[i] = start;
         for (int j = 0; j < shape.kernel_height; ++j) {
             const int y = run.y * shape.stride_y - shape.padding_y + j * shape.dilation_y;
@@ -35,8 +36,10 @@ depthwise_conv2d_forward_run(const T* __restrict__ input, const T* __restrict__ 
                     sum[i] = sum[i] + L::load_from(row + at, channels) * factor;
                 };
                 if (run.whole() && x >= 0 && x + (EACH - 1) * shape.stride_x < shape.width) {
+                    UNROLL
                     for (int i = 0; i < EACH; ++i) add(i, WIDTH);
                 } else {
+                    UNROLL
                     for (int i = 0; i < EACH; ++i)
                         if (i < run.count && x + i * shape.stride_x >= 0 && x + i * shape.stride_x < shape.width)
                             add(i, run.channels);
@@ -44,6 +47,7 @@ depthwise_conv2d_forward_run(const T* __restrict__ input, const T* __restrict__ 
             }
         }
         const long long first = ((long long)n * shape.out_height + run.y) * shape.out_width + run.x;
+        UNROLL
         for (int i = 0; i < EACH; ++i)
             if (i < run.count)
                 sum[i].store_to(output + (first + i) * shape.channels + run.channel, run.channels);

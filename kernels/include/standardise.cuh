@@ -14,11 +14,11 @@ template <int WIDTH, typename A, typename T>
 __device__ __forceinline__ RowStatistics<A> row_statistics(const T* row, int channels, A eps) {
     typedef Lanes<A, WIDTH> L;
     L sum, squares;
-    for (int c = 0; c < channels; c += WIDTH) sum = sum + L::load_from(row + c, channels - c);
+    by_lanes<WIDTH>(channels, [&](int c, int count) { sum = sum + L::load_from(row + c, count); });
     const A mean = sum.total() / A(channels);
-    for (int c = 0; c < channels; c += WIDTH) {
-        const L away = (L::load_from(row + c, channels - c) - mean).first(channels - c);
+    by_lanes<WIDTH>(channels, [&](int c, int count) {
+        const L away = (L::load_from(row + c, count) - mean).first(count);
         squares = squares + away * away;
-    }
+    });
     return {mean, A(1) / sqrt(squares.total() / A(channels) + eps)};
 }

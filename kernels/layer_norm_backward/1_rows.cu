@@ -26,26 +26,26 @@ layer_norm_backward_rows(const T* __restrict__ grad_output, const T* __restrict_
         const T *row = input + start + (long long)r * channels, *arriving = grad_output + start + (long long)r * channels;
         of[r] = row_statistics<WIDTH>(row, channels, eps);
         L sum, product;
-        for (int c = 0; c < channels; c += WIDTH) {
-            const L h = L::load_from(arriving + c, channels - c) * L::load_from(weight + c, channels - c);
+        by_lanes<WIDTH>(channels, [&](int c, int count) {
+            const L h = L::load_from(arriving + c, count) * L::load_from(weight + c, count);
             sum = sum + h;
-            product = product + h * (L::load_from(row + c, channels - c) - of[r].mean);
-        }
+            product = product + h * (L::load_from(row + c, count) - of[r].mean);
+        });
         level[r] = sum.total() / A(channels);
         along[r] = product.total() * of[r].per_scale / A(channels);
     }
-    for (int c = 0; c < channels; c += WIDTH) {
-        const L scale = L::load_from(weight + c, channels - c);
+    by_lanes<WIDTH>(channels, [&](int c, int lanes) {
+        const L scale = L::load_from(weight + c, lanes);
         L sum, product;
         for (int r = 0; r < count; ++r) {
             const long long at = start + (long long)r * channels + c;
-            const L g = L::load_from(grad_output + at, channels - c);
-            const L x = (L::load_from(input + at, channels - c) - of[r].mean) * of[r].per_scale;
+            const L g = L::load_from(grad_output + at, lanes);
+            const L x = (L::load_from(input + at, lanes) - of[r].mean) * of[r].per_scale;
             sum = sum + g;
             product = product + g * x;
-            ((g * scale - level[r] - x * along[r]) * of[r].per_scale).store_to(grad_input + at, channels - c);
+            ((g * scale - level[r] - x * along[r]) * of[r].per_scale).store_to(grad_input + at, lanes);
         }
-        product.add_to(grad_weight + c, channels - c);
-        sum.add_to(grad_bias + c, channels - c);
-    }
+        product.add_to(grad_weight + c, lanes);
+        sum.add_to(grad_bias + c, lanes);
+    });
 }

@@ -18,9 +18,8 @@ layer_norm_forward_row(const T* __restrict__ input, const T* __restrict__ weight
     const T* row = input + number * channels;
     T* to = output + number * channels;
     const RowStatistics<A> of = row_statistics<WIDTH>(row, channels, eps);
-    for (int c = 0; c < channels; c += WIDTH) {
-        const int count = channels - c;
+    by_lanes<WIDTH>(channels, [&](int c, int count) {
         const L standard = (L::load_from(row + c, count) - of.mean) * of.per_scale;
         (standard * L::load_from(weight + c, count) + L::load_from(bias + c, count)).store_to(to + c, count);
-    }
+    });
 }

@@ -9,18 +9,25 @@
 //   input, output [rows, taps]. The output is of type A and holds what is not finished yet: float for half, too.
 #include "softmax.cuh"
 
+template <typename T, typename A>
+__device__ __forceinline__ void forward_rows(const T* __restrict__ input, A* __restrict__ output, int count, int taps) {
+    powers_of_rows(input, output, count, taps);
+    for (int r = 0; r < count; ++r, output += taps) {
+        A sum = A(0);
+        for (int k = 0; k < taps; ++k) sum += output[k];
+        const A share = A(1) / sum;
+        for (int k = 0; k < taps; ++k) output[k] *= share;
+    }
+}
+
 template <typename T, typename A, int EACH>
 __global__ void __launch_bounds__(128)
 softmax_forward_rows(const T* __restrict__ input, A* __restrict__ output, long long rows, int taps) {
     const long long first = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * EACH;
     if (first >= rows) return;
     const int count = rows - first < EACH ? int(rows - first) : EACH;
-    A* to = output + first * taps;
-    powers_of_rows(input + first * taps, to, count, taps);
-    for (int r = 0; r < count; ++r, to += taps) {
-        A sum = A(0);
-        for (int k = 0; k < taps; ++k) sum += to[k];
-        const A share = A(1) / sum;
-        for (int k = 0; k < taps; ++k) to[k] *= share;
-    }
+    if (taps == USUAL)
+        forward_rows(input + first * USUAL, output + first * USUAL, count, USUAL);
+    else
+        forward_rows(input + first * taps, output + first * taps, count, taps);
 }
