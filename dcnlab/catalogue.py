@@ -179,9 +179,7 @@ def attention_arguments(
     }
 
 
-def norm_arguments(
-    rng: Rng, shape: tuple[int, ...] = (2, 3, 5), axis: int = -1, statistics: bool = False
-) -> Arguments:
+def norm_arguments(rng: Rng, shape: tuple[int, ...] = (2, 3, 5), axis: int = -1, statistics: bool = False) -> Arguments:
     """Return random float64 arrays for `layer_norm`, or for `batch_norm` with axis 1 and 4 dimensions."""
     channels = shape[axis]
     # The input is not drawn first: a checker with the same seed would draw it again as its grad_output, and along the

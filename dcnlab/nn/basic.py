@@ -72,9 +72,7 @@ class LayerNorm(Module):
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input."""
-        grads = dense.layer_norm_backward(
-            grad_output, self.kept().input, self.weight.value, self.bias.value, self.eps
-        )
+        grads = dense.layer_norm_backward(grad_output, self.kept().input, self.weight.value, self.bias.value, self.eps)
         self.weight.grad, self.bias.grad = grads.weight, grads.bias
         return grads.input
 

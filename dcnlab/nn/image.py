@@ -159,9 +159,9 @@ class BatchNorm2d(Module):
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input; in training mode, through the statistics too."""
-        kept = self.kept()
-        arrays = (kept.input, self.weight.value, self.bias.value, *kept.statistics)
-        grads = dense.batch_norm_backward(grad_output, *arrays, self.eps)
+        mean, variance = self.kept().statistics
+        arrays = (self.kept().input, self.weight.value, self.bias.value)
+        grads = dense.batch_norm_backward(grad_output, *arrays, mean, variance, self.eps)
         self.weight.grad, self.bias.grad = grads.weight, grads.bias
         return grads.input
 

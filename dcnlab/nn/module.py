@@ -121,6 +121,7 @@ class Module(ABC):
     _kept: SimpleNamespace | None = None
 
     def __call__(self, *inputs: Any) -> Any:
+        """Run `forward`."""
         return self.forward(*inputs)
 
     @abstractmethod
@@ -151,8 +152,8 @@ class Module(ABC):
 
     # -- state --
 
-    def _members(self) -> Iterator[tuple[str, Buffer | Module]]:
-        return ((name, value) for name, value in vars(self).items() if isinstance(value, (Buffer, Module)))
+    def _members(self) -> list[tuple[str, Buffer | Module]]:
+        return [(name, value) for name, value in vars(self).items() if isinstance(value, (Buffer, Module))]
 
     def modules(self) -> Iterator[Module]:
         """Yield this module and all modules inside it."""
@@ -212,7 +213,9 @@ class Module(ABC):
         missing = [name for name in own if name not in given]
         unexpected = [name for name in given if name not in own]
         common = [name for name in own if name in given]
-        fits = {name: tuple(given[name].shape) == own[name].shape and given[name].dtype.kind in "biuf" for name in common}
+        fits = {
+            name: tuple(given[name].shape) == own[name].shape and given[name].dtype.kind in "biuf" for name in common
+        }
         problems = [_listed("of another shape", [_difference(n, own[n], given[n]) for n in common if not fits[n]])]
         if strict:
             problems.append(_listed("missing", [f"{n} {own[n].shape}" for n in missing]))

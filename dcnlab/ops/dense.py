@@ -146,10 +146,8 @@ def attention(query: Array, key: Array, value: Array, scale: float | None = None
 
     Parameters
     ----------
-    query : (..., Q, D)
-        The leading axes (images, heads) are those of `key` and `value`.
-    key : (..., K, D)
-    value : (..., K, E)
+    query, key, value : (..., Q, D), (..., K, D), (..., K, E)
+        With the same leading axes: images, heads.
     scale : float, optional
         s, by default ``D**-0.5``.
 
@@ -297,11 +295,6 @@ def cross_entropy(logits: Array, labels: Any, label_smoothing: float = 0.0) -> A
     -------
     (N,)
         The losses, not their mean.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `deform_conv2d`; for labels that are not such integers.
 
     Examples
     --------

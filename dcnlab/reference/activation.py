@@ -47,7 +47,7 @@ def _erf(xp: Any) -> Callable[..., Array]:
         from cupyx.scipy.special import erf
     else:
         from scipy.special import erf
-    return erf  # type: ignore[no-any-return]
+    return erf
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
@@ -61,9 +61,7 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
     return loss
 
 
-def cross_entropy_backward(
-    grad_output: Array, logits: Array, labels: Array, label_smoothing: float = 0.0
-) -> Array:
+def cross_entropy_backward(grad_output: Array, logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
     """Return grad_output * (softmax(logits) - target)."""
     xp = array_module(logits)
     grad = xp.empty(logits.shape, logits.dtype)

@@ -113,7 +113,7 @@ def _standardised(values: Array, eps: float) -> tuple[list[float], list[list[flo
 
 
 def gelu(input: Array) -> Array:
-    """x times the probability that a standard normal number is less than x."""
+    """Return x times the probability that a standard normal number is less than x."""
     output = np.empty_like(input)
     for at in np.ndindex(input.shape):
         output[at] = input[at] * (1 + math.erf(input[at] / math.sqrt(2))) / 2
