@@ -147,7 +147,7 @@ class _Dropped(Module):
         if not self.training or self.p == 0:
             self.keep(mask=None)
             return input
-        survives = self.rng.random(self._mask_shape(input.shape)) >= self.p
+        survives = self.rng.random(self._mask_shape(input.shape), np.float32) >= self.p
         mask = array_module(input).asarray(survives.astype(input.dtype) / input.dtype.type(self._keep_share))
         self.keep(mask=mask)
         return input * mask
