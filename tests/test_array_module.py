@@ -89,7 +89,7 @@ def cupy(monkeypatch):
     sparse = types.ModuleType("cupyx.scipy.sparse")
     sparse.csr_matrix = lambda arrays, shape: StrictMatrix(arrays, shape)
     special = types.ModuleType("cupyx.scipy.special")
-    special.erf = lambda array, out: wrap(scipy.special.erf(unwrap(array), out=unwrap(out)))
+    special.ndtr = lambda array, out: wrap(scipy.special.ndtr(unwrap(array), out=unwrap(out)))
     parents = {name: types.ModuleType(name) for name in ("cupyx", "cupyx.scipy")}
     parents["cupyx"].scipy, parents["cupyx.scipy"].sparse = parents["cupyx.scipy"], sparse
     stand_ins = {"cupy": module, "cupyx.scipy.sparse": sparse, "cupyx.scipy.special": special, **parents}
