@@ -14,7 +14,7 @@ import numpy as np
 
 from dcnlab import modulation
 from dcnlab.geometry import IntOrPair, output_size, pair, sampling_positions, tap_positions
-from dcnlab.ops import deformable, dense
+from dcnlab.ops import deformable, dense, layers
 from dcnlab.reference import loops, loops_layers, loops_regular
 
 Arguments = dict[str, Any]
@@ -54,10 +54,10 @@ OPERATORS = {
         _operator(dense, loops_regular, "depthwise_conv2d"),
         _operator(dense, loops_regular, "linear"),
         _operator(dense, loops_layers, "attention"),
-        _operator(dense, loops_layers, "layer_norm"),
-        _operator(dense, loops_layers, "batch_norm"),
-        _operator(dense, loops_layers, "gelu"),
-        _operator(dense, loops_layers, "cross_entropy"),
+        _operator(layers, loops_layers, "layer_norm"),
+        _operator(layers, loops_layers, "batch_norm"),
+        _operator(layers, loops_layers, "gelu"),
+        _operator(layers, loops_layers, "cross_entropy"),
         _operator(modulation, loops_regular, "softmax"),
         _operator(modulation, loops_regular, "sigmoid"),
         _operator(modulation, loops_regular, "twice_sigmoid"),

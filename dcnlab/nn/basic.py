@@ -9,7 +9,7 @@ import numpy as np
 from dcnlab.arrays import Array, array_module
 from dcnlab.nn.initialise import by_fan_in, constant, ones, zeros
 from dcnlab.nn.module import Module, Parameter, Rng
-from dcnlab.ops import dense
+from dcnlab.ops import dense, layers
 
 
 class Linear(Module):
@@ -66,13 +66,13 @@ class LayerNorm(Module):
 
     def forward(self, input: Array) -> Array:
         """Return the normalised (..., C)."""
-        output = dense.layer_norm(input, self.weight.value, self.bias.value, self.eps)
+        output = layers.layer_norm(input, self.weight.value, self.bias.value, self.eps)
         self.keep(input=input)
         return output
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input."""
-        grads = dense.layer_norm_backward(grad_output, self.kept().input, self.weight.value, self.bias.value, self.eps)
+        grads = layers.layer_norm_backward(grad_output, self.kept().input, self.weight.value, self.bias.value, self.eps)
         self.weight.grad, self.bias.grad = grads.weight, grads.bias
         return grads.input
 
@@ -83,11 +83,11 @@ class GELU(Module):
     def forward(self, input: Array) -> Array:
         """Return the activation of every entry."""
         self.keep(input=input)
-        return dense.gelu(input)
+        return layers.gelu(input)
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input."""
-        return dense.gelu_backward(grad_output, self.kept().input)
+        return layers.gelu_backward(grad_output, self.kept().input)
 
 
 class LayerScale(Module):

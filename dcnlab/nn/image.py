@@ -12,7 +12,7 @@ from dcnlab.nn.basic import value_of
 from dcnlab.nn.depthwise import depthwise_backward, depthwise_forward
 from dcnlab.nn.initialise import by_fan_in, ones, zeros
 from dcnlab.nn.module import Buffer, Module, Parameter, Rng
-from dcnlab.ops import dense
+from dcnlab.ops import dense, layers
 from dcnlab.reference.normalisation import batch_statistics
 
 
@@ -149,19 +149,19 @@ class BatchNorm2d(Module):
         """Return the normalised (N, C, H, W)."""
         arrays = (input, self.weight.value, self.bias.value)
         if self.training:
-            output = dense.batch_norm(*arrays, eps=self.eps)
+            output = layers.batch_norm(*arrays, eps=self.eps)
             self._track(input)
             self.keep(input=input, statistics=(None, None))
             return output
         statistics = (self.running_mean.value, self.running_var.value)
         self.keep(input=input, statistics=statistics)
-        return dense.batch_norm(*arrays, *statistics, self.eps)
+        return layers.batch_norm(*arrays, *statistics, self.eps)
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input; in training mode, through the statistics too."""
         mean, variance = self.kept().statistics
         arrays = (self.kept().input, self.weight.value, self.bias.value)
-        grads = dense.batch_norm_backward(grad_output, *arrays, mean, variance, self.eps)
+        grads = layers.batch_norm_backward(grad_output, *arrays, mean, variance, self.eps)
         self.weight.grad, self.bias.grad = grads.weight, grads.bias
         return grads.input
 
