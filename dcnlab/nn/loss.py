@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dcnlab.arrays import Array, array_module
-from dcnlab.nn.module import Module
+from dcnlab.nn.module import Module, require_grad_output
 from dcnlab.ops import layers
 
 
@@ -33,5 +33,7 @@ class CrossEntropy(Module):
         """Return the gradient of the logits."""
         logits, labels = self.kept().logits, self.kept().labels
         xp, count = array_module(logits), len(logits)
-        share = xp.broadcast_to(xp.asarray(grad_output, logits.dtype) / max(count, 1), (count,))
+        grad = xp.asarray(grad_output, logits.dtype)
+        require_grad_output(self, grad, ())
+        share = xp.broadcast_to(grad / max(count, 1), (count,))
         return layers.cross_entropy_backward(share.astype(logits.dtype), logits, labels, self.label_smoothing)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dcnlab.arrays import Array, is_cupy
+from dcnlab.arrays import Array, is_cupy, require_arrays
 from dcnlab.nn.initialise import Initialise
 
 Rng = np.random.Generator | int | None  # as numpy.random.default_rng takes it
@@ -283,6 +283,29 @@ class ModuleList(Sequential):
 def as_array(value: Any) -> Array:
     """Return a value as an array of its library: NumPy's, or CuPy's."""
     return value if is_cupy(value) else np.asarray(value)
+
+
+def require_input(layer: Module, input: Any, *sizes: int | str, hint: str = "") -> None:
+    """Refuse anything but an array of this shape. A str stands for any size, a leading "..." for any axes."""
+    name = type(layer).__name__
+    require_arrays(name, input=input)
+    shape = tuple(input.shape)
+    wanted, compared = sizes, shape
+    if sizes[0] == "...":
+        wanted, compared = sizes[1:], shape[max(len(shape) - len(sizes) + 1, 0) :]
+    fits = len(compared) == len(wanted) and all(
+        isinstance(want, str) or want == got for want, got in zip(wanted, compared, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{name}: expected ({', '.join(map(str, sizes))}), got {shape}{hint}")
+
+
+def require_grad_output(layer: Module, grad_output: Any, shape: tuple[int, ...]) -> None:
+    """Refuse anything but an array of the shape of the last output."""
+    name = f"{type(layer).__name__}.backward"
+    require_arrays(name, grad_output=grad_output)
+    if tuple(grad_output.shape) != tuple(shape):
+        raise ValueError(f"{name}: grad_output must have the output's shape {shape}, got {tuple(grad_output.shape)}")
 
 
 def _listed(what: str, entries: list[str]) -> str:

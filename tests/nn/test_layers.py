@@ -48,7 +48,7 @@ def test_memory_layout_changes_nothing_and_nothing_is_modified(case):
     layer, inputs = case.layer(), case.inputs()
     layer.eval()
     expected = gradients(layer, inputs, np.asarray(layer(*inputs)))
-    grad = np.asfortranarray(layer(*inputs))
+    grad = np.array(layer(*inputs), order="F")
     odd = tuple(np.asfortranarray(x) for x in inputs)
     for array in (*odd, grad, *layer.state_dict().values()):
         array.flags.writeable = False  # writing would raise
@@ -382,6 +382,19 @@ MESSAGES = [
 def test_messages(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=IDS)
+def test_every_layer_refuses_another_grad_output_and_what_is_no_array(case):
+    layer, inputs = case.layer().eval(), case.inputs()
+    output = np.asarray(layer(*inputs))
+    wrong = output[..., :-1] if output.ndim else np.ones(3)
+    with pytest.raises(ValueError, match="grad_output must have"):
+        layer.backward(wrong)
+    with pytest.raises(ValueError, match="grad_output must have"):
+        layer.backward(np.concatenate([wrong, wrong]))
+    with pytest.raises(TypeError, match="must be a NumPy or CuPy array, got list"):
+        layer(inputs[0].tolist(), *inputs[1:])
 
 
 def test_types_are_named():
