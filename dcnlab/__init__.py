@@ -39,16 +39,16 @@ _HOMES = {
     "dcnlab.ops.dense": [
         "attention",
         "attention_backward",
-        "batch_norm",
-        "batch_norm_backward",
         "conv2d",
         "conv2d_backward",
-        "cross_entropy",
-        "cross_entropy_backward",
         "linear",
         "linear_backward",
     ],
     "dcnlab.ops.layers": [
+        "batch_norm",
+        "batch_norm_backward",
+        "cross_entropy",
+        "cross_entropy_backward",
         "depthwise_conv2d",
         "depthwise_conv2d_backward",
         "gelu",
@@ -94,14 +94,14 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from dcnlab.ops.deformable import deform_conv2d_backward as deform_conv2d_backward
     from dcnlab.ops.dense import attention as attention
     from dcnlab.ops.dense import attention_backward as attention_backward
-    from dcnlab.ops.dense import batch_norm as batch_norm
-    from dcnlab.ops.dense import batch_norm_backward as batch_norm_backward
     from dcnlab.ops.dense import conv2d as conv2d
     from dcnlab.ops.dense import conv2d_backward as conv2d_backward
-    from dcnlab.ops.dense import cross_entropy as cross_entropy
-    from dcnlab.ops.dense import cross_entropy_backward as cross_entropy_backward
     from dcnlab.ops.dense import linear as linear
     from dcnlab.ops.dense import linear_backward as linear_backward
+    from dcnlab.ops.layers import batch_norm as batch_norm
+    from dcnlab.ops.layers import batch_norm_backward as batch_norm_backward
+    from dcnlab.ops.layers import cross_entropy as cross_entropy
+    from dcnlab.ops.layers import cross_entropy_backward as cross_entropy_backward
     from dcnlab.ops.layers import depthwise_conv2d as depthwise_conv2d
     from dcnlab.ops.layers import depthwise_conv2d_backward as depthwise_conv2d_backward
     from dcnlab.ops.layers import gelu as gelu

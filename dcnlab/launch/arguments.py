@@ -95,7 +95,7 @@ def _array(where: str, parameter: Parameter, value: Any, target: str) -> Any:
     return value
 
 
-def address_of(array: np.ndarray) -> int:
+def address_of(array: Any) -> int:
     """Return where an array's data starts, the quick way: this is much of what a small launch costs."""
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))

@@ -144,7 +144,8 @@ class CpuKernel:
         )
         locate = arena.address if arena else address_of
         pointers = (ctypes.c_uint64 * max(1, len(arguments)))()
-        first, words = ctypes.addressof(pointers), []
+        first = ctypes.addressof(pointers)
+        words: list[int] = []
         for i, (parameter, value) in enumerate(zip(self._parameters, arguments, strict=True)):
             place = first + i * ctypes.sizeof(ctypes.c_uint64)
             if not parameter.pointer:

@@ -1,4 +1,7 @@
-"""Public operators of the layers between the convolutions, those that have kernels: checked once, then dispatched."""
+"""Public operators between the convolutions: depthwise convolution, normalisation, activations and the loss.
+
+Those without kernels (batch norm, cross entropy) are array-library code in every backend.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from dcnlab.arrays import Array, require_arrays, require_shape
+from dcnlab.arrays import Array, array_module, require_arrays, require_shape
 from dcnlab.backends import choose, implementation
 from dcnlab.geometry import IntOrPair
+from dcnlab.ops.deformable import require_image
 from dcnlab.ops.dense import require_conv, require_grad_output
+from dcnlab.reference import activation, normalisation
 from dcnlab.reference.convolution import ConvGrads
-from dcnlab.reference.normalisation import LayerNormGrads
+from dcnlab.reference.normalisation import BatchNormGrads, LayerNormGrads
 
 
 def depthwise_conv2d(
@@ -122,6 +127,58 @@ def layer_norm_backward(
     return grads
 
 
+def batch_norm(
+    input: Array,
+    weight: Array,
+    bias: Array,
+    mean: Array | None = None,
+    variance: Array | None = None,
+    eps: float = 1e-5,
+) -> Array:
+    r"""Normalise each channel: :math:`w\,(x - \mu) / \sqrt{\sigma^2 + \epsilon} + b` (arXiv 1502.03167).
+
+    Parameters
+    ----------
+    input : (N, C, H, W)
+    weight, bias : (C,)
+    mean, variance : (C,), optional
+        Fixed statistics, as in inference. Without them: those of the batch, as in training; the variance divides by
+        the number of pixels.
+    eps : float
+
+    Returns
+    -------
+    (N, C, H, W)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `deform_conv2d`.
+    """
+    _check_batch_norm("batch_norm", input, weight, bias, mean, variance)
+    with np.errstate(all="ignore"):
+        return normalisation.batch_norm(input, weight, bias, mean, variance, eps)
+
+
+def batch_norm_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    bias: Array,
+    mean: Array | None = None,
+    variance: Array | None = None,
+    eps: float = 1e-5,
+) -> BatchNormGrads:
+    """Gradients (input, weight, bias, mean, variance) of ``sum(batch_norm(...) * grad_output)``.
+
+    Batch statistics are functions of the input, and its gradient goes through them too.
+    """
+    _check_batch_norm("batch_norm_backward", input, weight, bias, mean, variance)
+    require_grad_output("batch_norm_backward", grad_output, input, "(N, C, H, W)", tuple(input.shape))
+    with np.errstate(all="ignore"):
+        return normalisation.batch_norm_backward(grad_output, input, weight, bias, mean, variance, eps)
+
+
 def gelu(input: Array, *, backend: str | None = None) -> Array:
     r"""Return :math:`x\,\Phi(x)` with the exact :math:`\Phi(x) = (1 + \mathrm{erf}(x/\sqrt 2))/2` (arXiv 1606.08415).
 
@@ -176,6 +233,41 @@ def softmax_backward(grad_output: Array, input: Array, axis: int = -1, *, backen
     return result
 
 
+def cross_entropy(logits: Array, labels: Any, label_smoothing: float = 0.0) -> Array:
+    r"""Cross entropy of every row: :math:`-\sum_k q_k \log \mathrm{softmax}(z)_k`.
+
+    Parameters
+    ----------
+    logits : (N, K)
+    labels : (N,) integers from 0 to K - 1
+    label_smoothing : float
+        :math:`\epsilon` in the target :math:`q_k = (1 - \epsilon)\,[k = \mathrm{label}] + \epsilon / K` (arXiv
+        1512.00567).
+
+    Returns
+    -------
+    (N,)
+        The losses, not their mean.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> (cross_entropy(np.zeros((1, 4)), [2]) == np.log(4)).tolist()
+    [True]
+    """
+    labels = _check_cross_entropy("cross_entropy", logits, labels, label_smoothing)
+    with np.errstate(all="ignore"):
+        return activation.cross_entropy(logits, labels, label_smoothing)
+
+
+def cross_entropy_backward(grad_output: Array, logits: Array, labels: Any, label_smoothing: float = 0.0) -> Array:
+    """Gradient of the logits of ``sum(cross_entropy(...) * grad_output)``."""
+    labels = _check_cross_entropy("cross_entropy_backward", logits, labels, label_smoothing)
+    require_grad_output("cross_entropy_backward", grad_output, logits, "(N,)", (len(logits),))
+    with np.errstate(all="ignore"):
+        return activation.cross_entropy_backward(grad_output, logits, labels, label_smoothing)
+
+
 def _check_depthwise(
     operator: str, dtypes: tuple[str, ...], input: Array, weight: Array, *others: Any
 ) -> tuple[int, ...]:
@@ -194,8 +286,37 @@ def _check_layer_norm(operator: str, dtypes: tuple[str, ...], input: Array, weig
         raise ValueError(f"{operator}: input must have shape (..., C) = (..., {channels}), got {tuple(input.shape)}")
 
 
+def _check_batch_norm(
+    operator: str, input: Array, weight: Array, bias: Array, mean: Array | None, variance: Array | None
+) -> None:
+    require_arrays(operator, input=input, weight=weight, bias=bias, mean=mean, variance=variance)
+    _, channels, _ = require_image(operator, input, "(N, C, H, W)")
+    if (mean is None) != (variance is None):
+        raise ValueError(f"{operator}: mean and variance come together, got only one of them")
+    for name, array in (("weight", weight), ("bias", bias), ("mean", mean), ("variance", variance)):
+        if array is not None:
+            require_shape(operator, name, array, "(C,)", (channels,))
+
+
 def _check_softmax(operator: str, dtypes: tuple[str, ...], axis: int, **arrays: Array) -> None:
     require_arrays(operator, dtypes, **arrays)
     shape = tuple(arrays["input"].shape)
     if not -len(shape) <= axis < len(shape) or shape[axis] < 1:
         raise ValueError(f"{operator}: input must have at least one entry along axis {axis}, got shape {shape}")
+
+
+def _check_cross_entropy(operator: str, logits: Array, labels: Any, label_smoothing: float) -> Array:
+    """Refuse arguments that do not fit together; return the labels as an array beside the logits."""
+    require_arrays(operator, logits=logits)
+    require_shape(operator, "logits", logits, "(N, K)", ("N", "K"))
+    n, classes = logits.shape
+    labels = array_module(logits).asarray(labels)
+    if labels.dtype.kind not in "iu" and labels.size:
+        raise TypeError(f"{operator}: labels must be integers, got {labels.dtype}")
+    require_shape(operator, "labels", labels, "(N,)", (n,))
+    if classes < 1 or (n and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
+        span = f"{int(labels.min())} to {int(labels.max())}" if n else "none"
+        raise ValueError(f"{operator}: labels must lie from 0 to K - 1 = {classes - 1}, got {span}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"{operator}: label_smoothing must lie from 0 to 1, got {label_smoothing!r}")
+    return labels.astype(int)
