@@ -27,6 +27,22 @@ def assert_close(actual, expected, tolerance=None, name=""):
     assert error <= tolerance, f"{name}: relative error {error:.3e} exceeds {tolerance:.0e}"
 
 
+def expect(actual, expected, what):
+    """Within rounding of the float64 reference, relative to the largest entry; not finite in the same places."""
+    if expected is None:
+        assert actual is None
+        return
+    if actual.dtype != np.float16:
+        assert_close(actual, expected, name=what)
+        return
+    assert np.array_equal(np.isnan(actual), np.isnan(expected)), what
+    finite = np.isfinite(expected)
+    a, e = actual[finite].astype(float), expected[finite]
+    # Rounding the exact result costs half a unit in the last place; float accumulation adds far less.
+    allowed = np.maximum(np.spacing(np.abs(e).astype(np.float16)).astype(float), 2e-7) + 1e-5 * abs(e).max(initial=0)
+    assert (abs(a - e) <= allowed).all(), f"{what}: {(abs(a - e) / allowed).max():.2f} x what is allowed"
+
+
 def each_gradient(grads):
     """Return what a backward pass returns as a tuple: operators of one argument return its gradient alone."""
     return grads if isinstance(grads, tuple) else (grads,)
