@@ -1,4 +1,4 @@
-"""The kernels between the convolutions: GELU, softmax, layer norm, depthwise convolution, each against two references."""
+"""The kernels of GELU, softmax, layer norm and depthwise convolution, each against two references."""
 
 import importlib
 
