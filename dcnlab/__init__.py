@@ -39,22 +39,33 @@ _HOMES = {
     ],
     "dcnlab.ops.deformable": ["dcnv3", "dcnv3_backward", "deform_conv2d", "deform_conv2d_backward"],
     "dcnlab.ops.dense": [
+        "attention",
+        "attention_backward",
+        "batch_norm",
+        "batch_norm_backward",
         "conv2d",
         "conv2d_backward",
+        "cross_entropy",
+        "cross_entropy_backward",
         "depthwise_conv2d",
         "depthwise_conv2d_backward",
+        "gelu",
+        "gelu_backward",
+        "layer_norm",
+        "layer_norm_backward",
         "linear",
         "linear_backward",
     ],
     "dcnlab.reference.deformable": ["DCNv3Grads", "DeformConv2dGrads"],
     "dcnlab.reference.sampling": ["sampling_matrix"],
 }
-_SUBMODULES = ("reference", "viz")
+_SUBMODULES = ("nn", "reference", "viz")
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = ["BackendUnavailable", "__version__", *sorted(_HOME), *_SUBMODULES]
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
+    import dcnlab.nn as nn  # noqa: F401
     import dcnlab.reference as reference  # noqa: F401
     import dcnlab.viz as viz  # noqa: F401
     from dcnlab.backends import use_backend as use_backend
@@ -81,10 +92,20 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from dcnlab.ops.deformable import dcnv3_backward as dcnv3_backward
     from dcnlab.ops.deformable import deform_conv2d as deform_conv2d
     from dcnlab.ops.deformable import deform_conv2d_backward as deform_conv2d_backward
+    from dcnlab.ops.dense import attention as attention
+    from dcnlab.ops.dense import attention_backward as attention_backward
+    from dcnlab.ops.dense import batch_norm as batch_norm
+    from dcnlab.ops.dense import batch_norm_backward as batch_norm_backward
     from dcnlab.ops.dense import conv2d as conv2d
     from dcnlab.ops.dense import conv2d_backward as conv2d_backward
+    from dcnlab.ops.dense import cross_entropy as cross_entropy
+    from dcnlab.ops.dense import cross_entropy_backward as cross_entropy_backward
     from dcnlab.ops.dense import depthwise_conv2d as depthwise_conv2d
     from dcnlab.ops.dense import depthwise_conv2d_backward as depthwise_conv2d_backward
+    from dcnlab.ops.dense import gelu as gelu
+    from dcnlab.ops.dense import gelu_backward as gelu_backward
+    from dcnlab.ops.dense import layer_norm as layer_norm
+    from dcnlab.ops.dense import layer_norm_backward as layer_norm_backward
     from dcnlab.ops.dense import linear as linear
     from dcnlab.ops.dense import linear_backward as linear_backward
     from dcnlab.reference.deformable import DCNv3Grads as DCNv3Grads

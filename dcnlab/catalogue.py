@@ -15,7 +15,7 @@ import numpy as np
 from dcnlab import modulation
 from dcnlab.geometry import IntOrPair, output_size, pair, sampling_positions, tap_positions
 from dcnlab.ops import deformable, dense
-from dcnlab.reference import loops, loops_regular
+from dcnlab.reference import loops, loops_layers, loops_regular
 
 Arguments = dict[str, Any]
 Rng = np.random.Generator
@@ -53,6 +53,11 @@ OPERATORS = {
         _operator(dense, loops_regular, "conv2d"),
         _operator(dense, loops_regular, "depthwise_conv2d"),
         _operator(dense, loops_regular, "linear"),
+        _operator(dense, loops_layers, "attention"),
+        _operator(dense, loops_layers, "layer_norm"),
+        _operator(dense, loops_layers, "batch_norm"),
+        _operator(dense, loops_layers, "gelu"),
+        _operator(dense, loops_layers, "cross_entropy"),
         _operator(modulation, loops_regular, "softmax"),
         _operator(modulation, loops_regular, "sigmoid"),
         _operator(modulation, loops_regular, "twice_sigmoid"),
@@ -163,6 +168,31 @@ def linear_arguments(rng: Rng, shape: tuple[int, ...] = (2, 3), inputs: int = 5,
     }
 
 
+def attention_arguments(
+    rng: Rng, shape: tuple[int, ...] = (2, 2), queries: int = 3, keys: int = 4, width: int = 5, values: int = 3
+) -> Arguments:
+    """Return random float64 arrays for `attention`."""
+    return {
+        "query": rng.standard_normal((*shape, queries, width)),
+        "key": rng.standard_normal((*shape, keys, width)),
+        "value": rng.standard_normal((*shape, keys, values)),
+    }
+
+
+def norm_arguments(
+    rng: Rng, shape: tuple[int, ...] = (2, 3, 5), axis: int = -1, statistics: bool = False
+) -> Arguments:
+    """Return random float64 arrays for `layer_norm`, or for `batch_norm` with axis 1 and 4 dimensions."""
+    channels = shape[axis]
+    # The input is not drawn first: a checker with the same seed would draw it again as its grad_output, and along the
+    # input itself the gradient of a normalisation is 0.
+    weight, bias = rng.standard_normal((2, channels))
+    arguments: Arguments = {"input": 1 + 2 * rng.standard_normal(shape), "weight": weight, "bias": bias}
+    if statistics:
+        arguments |= {"mean": rng.standard_normal(channels), "variance": rng.uniform(0.5, 2.0, channels)}
+    return arguments
+
+
 def logit_arguments(rng: Rng, shape: tuple[int, ...] = (2, 3, 18)) -> Arguments:
     """Return random float64 logits: for the modulations."""
     return {"input": 2 * rng.standard_normal(shape)}
@@ -174,6 +204,11 @@ _MAKERS: dict[str, Callable[..., Arguments]] = {
     "conv2d": conv_arguments,
     "depthwise_conv2d": conv_arguments,
     "linear": linear_arguments,
+    "attention": attention_arguments,
+    "layer_norm": norm_arguments,
+    "batch_norm": lambda rng, shape=(2, 3, 2, 4), **kw: norm_arguments(rng, shape, axis=1, **kw),
+    "gelu": logit_arguments,
+    "cross_entropy": lambda rng, shape=(4, 5): {"logits": logit_arguments(rng, shape)["input"]},
     "softmax": logit_arguments,
     "sigmoid": logit_arguments,
     "twice_sigmoid": logit_arguments,
@@ -286,6 +321,16 @@ def _cases() -> list[Case]:
         case("depthwise_conv2d", "3x3 stride (2,1)", stride=(2, 1), shapes={"groups": 4, "outputs": 4}),
         case("linear", "batch (2, 3)"),
         case("linear", "full Jacobian", "jacobian", shapes={"shape": (2,)}),
+        case("attention", "2 images, 2 heads"),
+        case("attention", "one query, scale 1", scale=1.0, shapes={"queries": 1}),
+        case("layer_norm", "batch (2, 3)"),
+        case("layer_norm", "full Jacobian", "jacobian", shapes={"shape": (2, 4)}),
+        case("batch_norm", "batch statistics"),
+        case("batch_norm", "full Jacobian", "jacobian", shapes={"shape": (2, 2, 1, 2)}),
+        case("batch_norm", "fixed statistics", shapes={"statistics": True}),
+        case("gelu", "over channels"),
+        case("cross_entropy", "hard targets", labels=(1, 0, 4, 1)),
+        case("cross_entropy", "label smoothing 0.1", labels=(1, 0, 4, 1), label_smoothing=0.1),
         case("softmax", "over taps"),
         case("softmax", "full Jacobian", "jacobian", shapes={"shape": (2, 9)}),
         case("sigmoid", "over taps"),

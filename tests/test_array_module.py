@@ -10,10 +10,11 @@ import types
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.special
 from helpers import assert_close
 
 from dcnlab import catalogue
-from dcnlab.reference import convolution, deformable, dense
+from dcnlab.reference import activation, convolution, deformable, dense, normalisation
 
 
 class StrictArray(np.ndarray):
@@ -87,14 +88,26 @@ def cupy(monkeypatch):
     module = Module("cupy")
     sparse = types.ModuleType("cupyx.scipy.sparse")
     sparse.csr_matrix = lambda arrays, shape: StrictMatrix(arrays, shape)
+    special = types.ModuleType("cupyx.scipy.special")
+    special.erf = lambda array, out: wrap(scipy.special.erf(unwrap(array), out=unwrap(out)))
     parents = {name: types.ModuleType(name) for name in ("cupyx", "cupyx.scipy")}
     parents["cupyx"].scipy, parents["cupyx.scipy"].sparse = parents["cupyx.scipy"], sparse
-    for name, value in {"cupy": module, "cupyx.scipy.sparse": sparse, **parents}.items():
+    stand_ins = {"cupy": module, "cupyx.scipy.sparse": sparse, "cupyx.scipy.special": special, **parents}
+    for name, value in stand_ins.items():
         monkeypatch.setitem(sys.modules, name, value)
     return module
 
 
-HOMES = {"deform_conv2d": deformable, "dcnv3": deformable, "linear": dense}
+HOMES = {
+    "deform_conv2d": deformable,
+    "dcnv3": deformable,
+    "linear": dense,
+    "attention": dense,
+    "layer_norm": normalisation,
+    "batch_norm": normalisation,
+    "gelu": activation,
+    "cross_entropy": activation,
+}
 
 
 @pytest.mark.parametrize("case", catalogue.CASES, ids=lambda c: f"{c.operator.name}-{c.label}")

@@ -1,0 +1,266 @@
+"""Layers on images in NCHW, and the way there from channels-last and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dcnlab.arrays import Array, array_module
+from dcnlab.geometry import IntOrPair, Pair, pair
+from dcnlab.nn.basic import value_of
+from dcnlab.nn.depthwise import depthwise_backward, depthwise_forward
+from dcnlab.nn.initialise import by_fan_in, ones, zeros
+from dcnlab.nn.module import Buffer, Module, Parameter, Rng
+from dcnlab.ops import dense
+from dcnlab.reference.normalisation import batch_statistics
+
+
+class Conv2d(Module):
+    """Regular convolution of NCHW images: `dcnlab.conv2d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size, stride, padding, dilation : int or (vertical, horizontal)
+    groups : int
+        Divides both numbers of channels.
+    bias : bool
+    dtype : dtype
+    rng : numpy.random.Generator, int or None
+
+    Attributes
+    ----------
+    weight : Parameter (O, C/groups, kh, kw)
+    bias : Parameter (O,), or None
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrPair,
+        stride: IntOrPair = 1,
+        padding: IntOrPair = 0,
+        dilation: IntOrPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        dtype: Any = np.float32,
+        rng: Rng = None,
+    ) -> None:
+        rng = np.random.default_rng(rng)
+        self.stride, self.padding, self.dilation = window(stride, padding, dilation)
+        shape = conv_weight_shape(type(self).__name__, in_channels, out_channels, kernel_size, groups)
+        start = by_fan_in(shape[1] * shape[2] * shape[3])
+        self.weight = Parameter(shape, start, dtype, rng)
+        self.bias = Parameter((out_channels,), start, dtype, rng) if bias else None
+
+    def forward(self, input: Array) -> Array:
+        """Return (N, O, Ho, Wo) of (N, C, H, W)."""
+        output = dense.conv2d(input, self.weight.value, value_of(self.bias), self.stride, self.padding, self.dilation)
+        self.keep(input=input)
+        return output
+
+    def backward(self, grad_output: Array) -> Array:
+        """Return the gradient of the input."""
+        arrays = (self.kept().input, self.weight.value, value_of(self.bias))
+        grads = dense.conv2d_backward(grad_output, *arrays, self.stride, self.padding, self.dilation)
+        self.weight.grad = grads.weight
+        if self.bias is not None:
+            self.bias.grad = grads.bias
+        return grads.input
+
+
+class DepthwiseConv2d(Conv2d):
+    """A convolution with one kernel for each channel: `dcnlab.depthwise_conv2d`.
+
+    An NCHW view of an NHWC array is worked on as it lies in memory, and so are its output and gradient: nothing is
+    copied between the layouts.
+
+    Attributes
+    ----------
+    weight : Parameter (C, 1, kh, kw)
+    bias : Parameter (C,), or None
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: IntOrPair,
+        stride: IntOrPair = 1,
+        padding: IntOrPair = 0,
+        dilation: IntOrPair = 1,
+        bias: bool = True,
+        dtype: Any = np.float32,
+        rng: Rng = None,
+    ) -> None:
+        super().__init__(channels, channels, kernel_size, stride, padding, dilation, channels, bias, dtype, rng)
+
+    def forward(self, input: Array) -> Array:
+        """Return (N, C, Ho, Wo) of (N, C, H, W)."""
+        arrays = (input, self.weight.value, value_of(self.bias))
+        output = depthwise_forward(*arrays, self.stride, self.padding, self.dilation)
+        self.keep(input=input)
+        return output
+
+    def backward(self, grad_output: Array) -> Array:
+        """Return the gradient of the input."""
+        arrays = (self.kept().input, self.weight.value, value_of(self.bias))
+        grads = depthwise_backward(grad_output, *arrays, self.stride, self.padding, self.dilation)
+        self.weight.grad = grads.weight
+        if self.bias is not None:
+            self.bias.grad = grads.bias
+        return grads.input
+
+
+class BatchNorm2d(Module):
+    """Normalisation of each channel of NCHW images: `dcnlab.batch_norm`.
+
+    In training mode with the statistics of the batch, which also move the running ones; in inference with the running
+    ones.
+
+    Parameters
+    ----------
+    channels : int
+    eps : float
+    momentum : float
+        The part of the running statistics that a batch replaces. The running variance is the unbiased one.
+    dtype : dtype
+    rng : numpy.random.Generator, int or None
+
+    Attributes
+    ----------
+    weight, bias : Parameter (channels,)
+    running_mean, running_var : Buffer (channels,)
+    num_batches_tracked : Buffer (), int64
+    """
+
+    def __init__(
+        self, channels: int, eps: float = 1e-5, momentum: float = 0.1, dtype: Any = np.float32, rng: Rng = None
+    ) -> None:
+        self.weight = Parameter((channels,), ones, dtype, rng)
+        self.bias = Parameter((channels,), zeros, dtype, rng)
+        self.running_mean = Buffer((channels,), zeros, dtype, rng)
+        self.running_var = Buffer((channels,), ones, dtype, rng)
+        self.num_batches_tracked = Buffer((), zeros, np.int64, rng)
+        self.eps, self.momentum = eps, momentum
+
+    def forward(self, input: Array) -> Array:
+        """Return the normalised (N, C, H, W)."""
+        arrays = (input, self.weight.value, self.bias.value)
+        if self.training:
+            output = dense.batch_norm(*arrays, eps=self.eps)
+            self._track(input)
+            self.keep(input=input, statistics=(None, None))
+            return output
+        statistics = (self.running_mean.value, self.running_var.value)
+        self.keep(input=input, statistics=statistics)
+        return dense.batch_norm(*arrays, *statistics, self.eps)
+
+    def backward(self, grad_output: Array) -> Array:
+        """Return the gradient of the input; in training mode, through the statistics too."""
+        kept = self.kept()
+        arrays = (kept.input, self.weight.value, self.bias.value, *kept.statistics)
+        grads = dense.batch_norm_backward(grad_output, *arrays, self.eps)
+        self.weight.grad, self.bias.grad = grads.weight, grads.bias
+        return grads.input
+
+    @np.errstate(all="ignore")
+    def _track(self, input: Array) -> None:
+        count = input.size // input.shape[1]
+        if count == 0:
+            return  # an empty batch has no statistics
+        if count == 1:
+            raise ValueError(
+                f"BatchNorm2d: training needs more than one value per channel, got {tuple(input.shape)}: one value has "
+                "no variance; call .eval() for inference"
+            )
+        mean, variance = batch_statistics(input)
+        for running, new in ((self.running_mean, mean), (self.running_var, variance * (count / (count - 1)))):
+            running.value = running.value * (1 - self.momentum) + new * self.momentum
+        self.num_batches_tracked.value = self.num_batches_tracked.value + 1
+
+
+class PixelShuffle(Module):
+    """Turn groups of r*r channels into r times as many rows and columns: (N, C r r, H, W) -> (N, C, r H, r W).
+
+    Channel c r r + i r + j goes to row offset i and column offset j (arXiv 1609.05158), as in PyTorch.
+    """
+
+    def __init__(self, factor: int) -> None:
+        self.factor = pair(factor, "factor", 1)[0]
+
+    def forward(self, input: Array) -> Array:
+        """Return (N, C, r H, r W)."""
+        r, shape = self.factor, tuple(input.shape)
+        if len(shape) != 4 or shape[1] % (r * r):
+            raise ValueError(f"PixelShuffle: expected (N, C*{r}*{r}, H, W), got {shape}")
+        n, channels, height, width = shape
+        cells = input.reshape(n, channels // (r * r), r, r, height, width)
+        self.keep(shape=shape)
+        return cells.transpose(0, 1, 4, 2, 5, 3).reshape(n, channels // (r * r), height * r, width * r)
+
+    def backward(self, grad_output: Array) -> Array:
+        """Return the gradient of the input: the same entries, back in their places."""
+        r, (n, channels, height, width) = self.factor, self.kept().shape
+        cells = grad_output.reshape(n, channels // (r * r), height, r, width, r)
+        return cells.transpose(0, 1, 3, 5, 2, 4).reshape(n, channels, height, width)
+
+
+class GlobalAveragePool(Module):
+    """The mean over all pixels: (N, C, H, W) -> (N, C)."""
+
+    @np.errstate(all="ignore")
+    def forward(self, input: Array) -> Array:
+        """Return (N, C)."""
+        if input.ndim != 4 or 0 in input.shape[2:]:
+            raise ValueError(f"GlobalAveragePool: expected (N, C, H, W), got {tuple(input.shape)}")
+        self.keep(shape=tuple(input.shape))
+        return input.mean(axis=(2, 3))
+
+    @np.errstate(all="ignore")
+    def backward(self, grad_output: Array) -> Array:
+        """Return the gradient of the input: every pixel gets the same share."""
+        xp, shape = array_module(grad_output), self.kept().shape
+        share = grad_output / (shape[2] * shape[3])
+        return xp.ascontiguousarray(xp.broadcast_to(share[:, :, None, None], shape))
+
+
+class ToChannelsLast(Module):
+    """NCHW -> NHWC, as a view."""
+
+    def forward(self, input: Array) -> Array:
+        """Return the same entries, channels last."""
+        return input.transpose(0, 2, 3, 1)
+
+    def backward(self, grad_output: Array) -> Array:
+        """Return the gradient, channels first."""
+        return grad_output.transpose(0, 3, 1, 2)
+
+
+class ToChannelsFirst(Module):
+    """NHWC -> NCHW, as a view."""
+
+    def forward(self, input: Array) -> Array:
+        """Return the same entries, channels first."""
+        return input.transpose(0, 3, 1, 2)
+
+    def backward(self, grad_output: Array) -> Array:
+        """Return the gradient, channels last."""
+        return grad_output.transpose(0, 2, 3, 1)
+
+
+def window(stride: IntOrPair, padding: IntOrPair, dilation: IntOrPair) -> tuple[Pair, Pair, Pair]:
+    """Return stride, padding and dilation as pairs."""
+    return pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1)
+
+
+def conv_weight_shape(
+    layer: str, in_channels: int, out_channels: int, kernel_size: IntOrPair, groups: int
+) -> tuple[int, int, int, int]:
+    """Return (O, C/groups, kh, kw), refusing groups that do not divide the channels."""
+    if groups < 1 or in_channels % groups or out_channels % groups or min(in_channels, out_channels) < 1:
+        raise ValueError(
+            f"{layer}: groups must divide in_channels and out_channels, got {groups}, {in_channels} and {out_channels}"
+        )
+    return (out_channels, in_channels // groups, *pair(kernel_size, "kernel_size", 1))
