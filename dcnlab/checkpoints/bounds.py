@@ -52,10 +52,11 @@ def checked_shape(shape: object, itemsize: int = 8) -> tuple[int, ...]:
         If it is not a list or tuple of natural numbers, has too many dimensions, or spans over 2^63 bytes (zeros left
         out: NumPy refuses an empty array too if its other dimensions are too large).
     """
-    if not isinstance(shape, list | tuple) or not all(is_natural(size) for size in shape):
+    # The length first: a pickle may show one long tuple as the shape of a million tensors.
+    if not isinstance(shape, list | tuple) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"expected a shape of at most {MAX_DIMENSIONS} dimensions, got {shown(shape)}")
+    if not all(is_natural(size) for size in shape):
         raise ValueError(f"expected a shape of whole numbers, got {shown(shape)}")
-    if len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"expected at most {MAX_DIMENSIONS} dimensions, got {len(shape)}")
     if math.prod(size for size in shape if size) * itemsize >= 2**63:
         raise UnsafeCheckpoint(f"shape {shown(shape)} is larger than any memory")
     return tuple(shape)

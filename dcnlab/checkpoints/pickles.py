@@ -29,9 +29,24 @@ _MAX_NAME = 256
 # Nobody needs these to describe weights. The list decides only which files are refused as a whole, so that a person
 # hears of an attack; no name runs, listed or not.
 _ATTACK_MODULES = frozenset(
-    "os posix nt subprocess sys shutil socket importlib runpy pty ctypes code commands webbrowser pip marshal".split()
+    (
+        "code",
+        "commands",
+        "ctypes",
+        "importlib",
+        "marshal",
+        "nt",
+        "os",
+        "pip",
+        "posix",
+        "pty",
+        "runpy",
+        "shutil",
+        "socket",
+    )
+    + ("subprocess", "sys", "webbrowser")
 )
-_ATTACK_BUILTINS = frozenset("eval exec execfile compile open input breakpoint __import__".split())
+_ATTACK_BUILTINS = frozenset(("__import__", "breakpoint", "compile", "eval", "exec", "execfile", "input", "open"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +64,8 @@ class Global:
 class Inert:
     """What stands for a foreign object: nothing but where it comes from.
 
-    `called` says that the file asked for a call of a function or class to make it (the way of numpy's arrays, of torch's
-    other tensors, and of attacks), rather than for an instance of a class.
+    `called` says that the file asked for a call of a function to make it (as do numpy's arrays, torch's other tensors,
+    and attacks), rather than for an instance of a class.
     """
 
     origin: str
@@ -110,8 +125,8 @@ class _Machine:
             handler = _HANDLERS.get(code)
             if handler is None:
                 raise UnsafeCheckpoint(
-                    f"malformed pickle: opcode {shown(chr(code))} at byte {self.position - 1} is not one of protocols 1 "
-                    "to 5, or asks for the extension registry or for buffers that no file holds"
+                    f"malformed pickle: opcode {code:#04x} at byte {self.position - 1} is none of protocols 1 to 5, or "
+                    "asks for the extension registry or for buffers outside the file"
                 )
             handler(self)
 
@@ -183,6 +198,10 @@ class _Machine:
             raise UnsafeCheckpoint(f"the file asks to run {found}, which no weights need; nothing was run")
         self.push(found)
 
+    def stack_global(self) -> None:
+        name, module = self.pop(), self.pop()
+        self.find(module, name)
+
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
         if not isinstance(arguments, tuple) or not isinstance(function, Global | Inert):
@@ -214,6 +233,14 @@ class _Machine:
             raise UnsafeCheckpoint(f"the pickle makes an instance of {shown(cls)}")
         self.push(Inert(cls.origin, cls.called) if isinstance(cls, Inert) else Inert(str(cls), called=False))
 
+    def new_object(self) -> None:
+        arguments, cls = self.pop(), self.pop()
+        self.instance(cls, arguments)
+
+    def new_object_ex(self) -> None:
+        self.pop()  # the keyword arguments
+        self.new_object()
+
     def obj(self) -> None:
         values = self.pop_to_mark()
         if not values:
@@ -223,7 +250,7 @@ class _Machine:
     def build(self) -> None:
         """Drop the state: that of a dict is torch's `_metadata`, an Inert has none."""
         self.pop()
-        if isinstance(self.top(), None | bool | int | float | str | bytes | list | tuple):
+        if self.top() is None or isinstance(self.top(), int | float | str | bytes | list | tuple | Global):
             raise UnsafeCheckpoint(f"the pickle sets attributes of {shown(self.top())}")
 
     def set_items(self, flat: list[object]) -> None:
@@ -246,6 +273,10 @@ class _Machine:
         self.pop_to_mark()
         if not isinstance(self.top(), Inert):
             raise UnsafeCheckpoint(f"the pickle adds to {shown(self.top())}")
+
+    def frozen_set(self) -> None:
+        self.pop_to_mark()
+        self.push(Inert("frozenset", called=False))
 
     def set_one(self) -> None:
         value, key = self.pop(), self.pop()
@@ -349,13 +380,13 @@ _HANDLERS: dict[int, Callable[[_Machine], object]] = {
     ord("u"): lambda m: m.set_items(m.pop_to_mark()),
     0x8F: lambda m: m.push(Inert("set", called=False)),
     0x90: _Machine.add_items,
-    0x91: lambda m: (m.pop_to_mark(), m.push(Inert("frozenset", called=False))),
+    0x91: _Machine.frozen_set,
     # names and objects
     ord("c"): lambda m: m.find(_text(m.line()), _text(m.line())),
-    0x93: lambda m: m.find(*reversed((m.pop(), m.pop()))),
+    0x93: _Machine.stack_global,
     ord("R"): _Machine.reduce,
-    0x81: lambda m: m.instance(*reversed((m.pop(), m.pop()))),
-    0x92: lambda m: (m.pop(), m.instance(*reversed((m.pop(), m.pop())))),
+    0x81: _Machine.new_object,
+    0x92: _Machine.new_object_ex,
     ord("o"): _Machine.obj,
     ord("b"): _Machine.build,
     ord("Q"): lambda m: m.push(m.persistent(m.pop())),
