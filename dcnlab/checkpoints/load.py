@@ -34,10 +34,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to array
-        Under the names of the file, in its order, and of its types (float16 too), except bfloat16, which becomes float32
-        exactly. Arrays from .safetensors are read-only views of the mapped file, read when they are used: copy what you
-        change, and do not write into the file meanwhile. All others are copies, contiguous and separate even where the
-        file shares one storage between two names.
+        Under the names of the file, in its order, and of its types (float16 too), except bfloat16, which becomes
+        float32 exactly. Arrays from .safetensors are read-only views of the mapped file, read when they are used: copy
+        what you change, and do not write into the file meanwhile. All others are copies, contiguous and separate even
+        where the file shares one storage between two names.
 
     Raises
     ------
@@ -107,13 +107,15 @@ def _load_archive(archive: Archive) -> dict[str, np.ndarray]:
 
 def state_dict(pickled: object) -> dict[str, View]:
     """The tensors of a pickled state dict, out of its wrapper."""
-    if isinstance(pickled, dict) and not _has_tensors(pickled):
-        inner = [pickled[name] for name in WRAPPERS if name in pickled]
-        inside = (value for value in inner if isinstance(value, dict) and _has_tensors(value))
-        pickled = next(inside, inner[0] if inner else pickled)
+    if isinstance(pickled, dict):
+        wrapped = [pickled[name] for name in WRAPPERS if name in pickled]
+        inner = next((value for value in wrapped if _holds_tensors(value)), None)
+        if inner is None and wrapped and not _holds_tensors(pickled):
+            inner = wrapped[0]  # say what is there instead of a state dict
+        pickled = pickled if inner is None else inner
     if isinstance(pickled, Inert):
         raise UnsafeCheckpoint(f"expected a state dict, got an object that {pickled.origin} makes")
-    if not isinstance(pickled, dict) or not _has_tensors(pickled):
+    if not isinstance(pickled, dict) or not _holds_tensors(pickled):
         got = ", ".join(shown(name) for name in list(pickled)[:5]) if isinstance(pickled, dict) else shown(pickled)
         raise ValueError(f"expected a state dict, plain or under {', '.join(WRAPPERS)}, got {got or 'an empty dict'}")
     for name, value in pickled.items():
@@ -122,5 +124,5 @@ def state_dict(pickled: object) -> dict[str, View]:
     return {name: value for name, value in pickled.items() if isinstance(value, View)}
 
 
-def _has_tensors(values: dict[str, object]) -> bool:
-    return any(isinstance(value, View) for value in values.values())
+def _holds_tensors(value: object) -> bool:
+    return isinstance(value, dict) and any(isinstance(entry, View) for entry in value.values())

@@ -12,7 +12,7 @@ functions that its caller gives return. So:
   and ints can be chosen to collide), nothing from the file is printed, and nothing recurses.
 - Errors are ValueError, or its subclass UnsafeCheckpoint.
 
-Read are the opcodes that Python 2 and 3 write at protocols 1 to 5, which is what torch uses (2 unless told otherwise).
+Read are the opcodes that Python 2 and 3 write at protocols 2 to 5, which is what torch uses (2 unless told otherwise).
 """
 
 from __future__ import annotations
@@ -30,21 +30,9 @@ _MAX_NAME = 256
 # hears of an attack; no name runs, listed or not.
 _ATTACK_MODULES = frozenset(
     (
-        "code",
-        "commands",
-        "ctypes",
-        "importlib",
-        "marshal",
-        "nt",
-        "os",
-        "pip",
-        "posix",
-        "pty",
-        "runpy",
-        "shutil",
-        "socket",
+        *("code", "commands", "ctypes", "importlib", "marshal", "nt", "os", "pip"),
+        *("posix", "pty", "runpy", "shutil", "socket", "subprocess", "sys", "webbrowser"),
     )
-    + ("subprocess", "sys", "webbrowser")
 )
 _ATTACK_BUILTINS = frozenset(("__import__", "breakpoint", "compile", "eval", "exec", "execfile", "input", "open"))
 
@@ -125,7 +113,7 @@ class _Machine:
             handler = _HANDLERS.get(code)
             if handler is None:
                 raise UnsafeCheckpoint(
-                    f"malformed pickle: opcode {code:#04x} at byte {self.position - 1} is none of protocols 1 to 5, or "
+                    f"malformed pickle: opcode {code:#04x} at byte {self.position - 1} is none of protocols 2 to 5, or "
                     "asks for the extension registry or for buffers outside the file"
                 )
             handler(self)
