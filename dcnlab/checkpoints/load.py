@@ -107,21 +107,28 @@ def _load_archive(archive: Archive) -> dict[str, np.ndarray]:
 
 def state_dict(pickled: object) -> dict[str, View]:
     """The tensors of a pickled state dict, out of its wrapper."""
-    if isinstance(pickled, dict):
-        wrapped = [pickled[name] for name in WRAPPERS if name in pickled]
-        inner = next((value for value in wrapped if _holds_tensors(value)), None)
-        if inner is None and wrapped and not _holds_tensors(pickled):
-            inner = wrapped[0]  # say what is there instead of a state dict
-        pickled = pickled if inner is None else inner
-    if isinstance(pickled, Inert):
-        raise UnsafeCheckpoint(f"expected a state dict, got an object that {pickled.origin} makes")
-    if not isinstance(pickled, dict) or not _holds_tensors(pickled):
-        got = ", ".join(shown(name) for name in list(pickled)[:5]) if isinstance(pickled, dict) else shown(pickled)
-        raise ValueError(f"expected a state dict, plain or under {', '.join(WRAPPERS)}, got {got or 'an empty dict'}")
-    for name, value in pickled.items():
+    found = _unwrapped(pickled)
+    if isinstance(found, Inert):
+        raise UnsafeCheckpoint(f"expected a state dict, got an object that {found.origin} makes")
+    entries = found if isinstance(found, dict) else {}
+    for name, value in entries.items():
         if isinstance(value, Inert) and value.called:
             raise UnsafeCheckpoint(f"{shown(name)} is what {value.origin} makes, expected a plain tensor")
-    return {name: value for name, value in pickled.items() if isinstance(value, View)}
+    if not _holds_tensors(found):
+        got = ", ".join(shown(name) for name in list(entries)[:5]) or shown(found)
+        raise ValueError(f"expected a state dict, plain or under {', '.join(WRAPPERS)}, got {got}")
+    return {name: value for name, value in entries.items() if isinstance(value, View)}
+
+
+def _unwrapped(pickled: object) -> object:
+    """What lies under the first wrapper that holds tensors; if none does, the object, or what its first wrapper has."""
+    if not isinstance(pickled, dict):
+        return pickled
+    wrapped = [pickled[name] for name in WRAPPERS if name in pickled]
+    for value in wrapped:
+        if _holds_tensors(value):
+            return value
+    return pickled if _holds_tensors(pickled) or not wrapped else wrapped[0]
 
 
 def _holds_tensors(value: object) -> bool:
