@@ -8,13 +8,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dcnlab.errors import BackendUnavailable
+from dcnlab.errors import BackendUnavailable, UnsafeCheckpoint
 
 __version__ = "0.1.0"
 
 # Where each public name lives. Submodules (dcnlab.viz, ...) come the same way.
 _HOMES = {
     "dcnlab.backends": ["use_backend"],
+    "dcnlab.checkpoints.load": ["load_checkpoint"],
+    "dcnlab.checkpoints.save": ["save_checkpoint"],
     "dcnlab.explain": ["explain_pixel"],
     "dcnlab.geometry": [
         "SamplingGrid",
@@ -62,13 +64,15 @@ _HOMES = {
 _SUBMODULES = ("nn", "reference", "viz")
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["BackendUnavailable", "__version__", *sorted(_HOME), *_SUBMODULES]
+__all__ = ["BackendUnavailable", "UnsafeCheckpoint", "__version__", *sorted(_HOME), *_SUBMODULES]
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
     import dcnlab.nn as nn  # noqa: F401
     import dcnlab.reference as reference  # noqa: F401
     import dcnlab.viz as viz  # noqa: F401
     from dcnlab.backends import use_backend as use_backend
+    from dcnlab.checkpoints.load import load_checkpoint as load_checkpoint
+    from dcnlab.checkpoints.save import save_checkpoint as save_checkpoint
     from dcnlab.explain import explain_pixel as explain_pixel
     from dcnlab.geometry import SamplingGrid as SamplingGrid
     from dcnlab.geometry import output_size as output_size

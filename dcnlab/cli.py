@@ -1,4 +1,4 @@
-"""The `dcnlab` command: demo, info, gradcheck, kernels, bench."""
+"""The `dcnlab` command: demo, info, gradcheck, kernels, bench, convert."""
 
 from __future__ import annotations
 
@@ -62,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     ops.add_argument("--repeats", type=_positive, default=15, metavar="N", help="rounds (default: %(default)s)")
     ops.add_argument("--out", metavar="FILE.json", help="also record the figures")
     ops.set_defaults(run=_bench_ops)
+
+    convert = commands.add_parser("convert", help="write a checkpoint as .safetensors or .npz, running nothing in it")
+    convert.add_argument("input", metavar="IN", help="a checkpoint of torch (.pth), .safetensors or .npz")
+    convert.add_argument("output", metavar="OUT", help="the file to write; its suffix chooses the format")
+    convert.set_defaults(run=_convert)
     return parser
 
 
@@ -115,6 +120,13 @@ def _check_kernels(arguments: argparse.Namespace) -> int:
     from dcnlab.launch.check_file import check_file
 
     return check_file(arguments.file, arguments.mode)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from dcnlab.checkpoints.convert import convert
+
+    print(convert(arguments.input, arguments.output))
+    return 0
 
 
 def _bench_ops(arguments: argparse.Namespace) -> int:
