@@ -1,4 +1,4 @@
-"""The `dcnlab` command: demo, info, gradcheck, kernels, bench, convert."""
+"""The `dcnlab` command: demo, info, gradcheck, model, kernels, bench, convert."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=_natural, default=0, metavar="N")
     check.set_defaults(run=_gradcheck)
 
+    model = commands.add_parser("model", help="shapes, parameters, multiply-adds and memory of an InternImage, by stage")
+    model.add_argument("variant", choices=_variants(), help="one of %(choices)s", metavar="VARIANT")
+    model.add_argument("--size", type=_positive, metavar="N", help="side of the image (default: the published one)")
+    model.set_defaults(run=_model)
+
     kernels = commands.add_parser("kernels", help="check CUDA C++ kernels of your own on this CPU")
     actions = kernels.add_subparsers(dest="action", required=True, metavar="WHAT")
     checked = actions.add_parser(
@@ -74,6 +79,12 @@ def _backends() -> list[str]:
     from dcnlab.backends import BACKENDS
 
     return list(BACKENDS)
+
+
+def _variants() -> list[str]:
+    from dcnlab.internimage.variants import VARIANTS
+
+    return list(VARIANTS)
 
 
 def _natural(text: str) -> int:
@@ -114,6 +125,16 @@ def _gradcheck(arguments: argparse.Namespace) -> int:
     )
     print(table)
     return 0 if table.ok else 1
+
+
+def _model(arguments: argparse.Namespace) -> int:
+    from dcnlab.internimage import VARIANTS, InternImage
+    from dcnlab.internimage.summary import summary
+
+    variant = VARIANTS[arguments.variant]
+    model = InternImage(**variant.settings)
+    print(summary(model, arguments.size or variant.size, f"InternImage-{variant.name}"))
+    return 0
 
 
 def _check_kernels(arguments: argparse.Namespace) -> int:
