@@ -44,20 +44,22 @@ _HOMES = {
     "dcnlab.ops.dense": [
         "attention",
         "attention_backward",
-        "batch_norm",
-        "batch_norm_backward",
         "conv2d",
         "conv2d_backward",
-        "cross_entropy",
-        "cross_entropy_backward",
         "depthwise_conv2d",
         "depthwise_conv2d_backward",
+        "linear",
+        "linear_backward",
+    ],
+    "dcnlab.ops.layers": [
+        "batch_norm",
+        "batch_norm_backward",
+        "cross_entropy",
+        "cross_entropy_backward",
         "gelu",
         "gelu_backward",
         "layer_norm",
         "layer_norm_backward",
-        "linear",
-        "linear_backward",
     ],
     "dcnlab.reference.deformable": ["DCNv3Grads", "DeformConv2dGrads"],
     "dcnlab.reference.sampling": ["sampling_matrix"],
@@ -101,20 +103,20 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from dcnlab.ops.deformable import deform_conv2d_backward as deform_conv2d_backward
     from dcnlab.ops.dense import attention as attention
     from dcnlab.ops.dense import attention_backward as attention_backward
-    from dcnlab.ops.dense import batch_norm as batch_norm
-    from dcnlab.ops.dense import batch_norm_backward as batch_norm_backward
     from dcnlab.ops.dense import conv2d as conv2d
     from dcnlab.ops.dense import conv2d_backward as conv2d_backward
-    from dcnlab.ops.dense import cross_entropy as cross_entropy
-    from dcnlab.ops.dense import cross_entropy_backward as cross_entropy_backward
     from dcnlab.ops.dense import depthwise_conv2d as depthwise_conv2d
     from dcnlab.ops.dense import depthwise_conv2d_backward as depthwise_conv2d_backward
-    from dcnlab.ops.dense import gelu as gelu
-    from dcnlab.ops.dense import gelu_backward as gelu_backward
-    from dcnlab.ops.dense import layer_norm as layer_norm
-    from dcnlab.ops.dense import layer_norm_backward as layer_norm_backward
     from dcnlab.ops.dense import linear as linear
     from dcnlab.ops.dense import linear_backward as linear_backward
+    from dcnlab.ops.layers import batch_norm as batch_norm
+    from dcnlab.ops.layers import batch_norm_backward as batch_norm_backward
+    from dcnlab.ops.layers import cross_entropy as cross_entropy
+    from dcnlab.ops.layers import cross_entropy_backward as cross_entropy_backward
+    from dcnlab.ops.layers import gelu as gelu
+    from dcnlab.ops.layers import gelu_backward as gelu_backward
+    from dcnlab.ops.layers import layer_norm as layer_norm
+    from dcnlab.ops.layers import layer_norm_backward as layer_norm_backward
     from dcnlab.reference.deformable import DCNv3Grads as DCNv3Grads
     from dcnlab.reference.deformable import DeformConv2dGrads as DeformConv2dGrads
     from dcnlab.reference.sampling import sampling_matrix as sampling_matrix

@@ -14,7 +14,7 @@ import numpy as np
 
 from dcnlab import modulation
 from dcnlab.geometry import IntOrPair, output_size, pair, sampling_positions, tap_positions
-from dcnlab.ops import deformable, dense
+from dcnlab.ops import deformable, dense, layers
 from dcnlab.reference import loops, loops_layers, loops_regular
 
 Arguments = dict[str, Any]
@@ -54,10 +54,10 @@ OPERATORS = {
         _operator(dense, loops_regular, "depthwise_conv2d"),
         _operator(dense, loops_regular, "linear"),
         _operator(dense, loops_layers, "attention"),
-        _operator(dense, loops_layers, "layer_norm"),
-        _operator(dense, loops_layers, "batch_norm"),
-        _operator(dense, loops_layers, "gelu"),
-        _operator(dense, loops_layers, "cross_entropy"),
+        _operator(layers, loops_layers, "layer_norm"),
+        _operator(layers, loops_layers, "batch_norm"),
+        _operator(layers, loops_layers, "gelu"),
+        _operator(layers, loops_layers, "cross_entropy"),
         _operator(modulation, loops_regular, "softmax"),
         _operator(modulation, loops_regular, "sigmoid"),
         _operator(modulation, loops_regular, "twice_sigmoid"),
@@ -179,9 +179,7 @@ def attention_arguments(
     }
 
 
-def norm_arguments(
-    rng: Rng, shape: tuple[int, ...] = (2, 3, 5), axis: int = -1, statistics: bool = False
-) -> Arguments:
+def norm_arguments(rng: Rng, shape: tuple[int, ...] = (2, 3, 5), axis: int = -1, statistics: bool = False) -> Arguments:
     """Return random float64 arrays for `layer_norm`, or for `batch_norm` with axis 1 and 4 dimensions."""
     channels = shape[axis]
     # The input is not drawn first: a checker with the same seed would draw it again as its grad_output, and along the

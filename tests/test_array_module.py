@@ -12,7 +12,9 @@ import pytest
 import scipy.sparse
 import scipy.special
 from helpers import assert_close
+from nn.layers import LAYERS
 
+import dcnlab
 from dcnlab import catalogue
 from dcnlab.reference import activation, convolution, deformable, dense, normalisation
 
@@ -89,7 +91,7 @@ def cupy(monkeypatch):
     sparse = types.ModuleType("cupyx.scipy.sparse")
     sparse.csr_matrix = lambda arrays, shape: StrictMatrix(arrays, shape)
     special = types.ModuleType("cupyx.scipy.special")
-    special.erf = lambda array, out: wrap(scipy.special.erf(unwrap(array), out=unwrap(out)))
+    special.ndtr = lambda array, out: wrap(scipy.special.ndtr(unwrap(array), out=unwrap(out)))
     parents = {name: types.ModuleType(name) for name in ("cupyx", "cupyx.scipy")}
     parents["cupyx"].scipy, parents["cupyx.scipy"].sparse = parents["cupyx.scipy"], sparse
     stand_ins = {"cupy": module, "cupyx.scipy.sparse": sparse, "cupyx.scipy.special": special, **parents}
@@ -132,6 +134,35 @@ def test_the_reference_runs_on_arrays_that_refuse_numpy(cupy, rng, case):
         if wanted is not None:
             assert type(actual) is StrictArray
             assert_close(unwrap(actual), wanted)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("case", LAYERS, ids=lambda c: c.name)
+def test_layers_run_on_arrays_that_refuse_numpy(cupy, case, mode):
+    plain, layer = (case.layer().train(mode == "train") for _ in range(2))
+    inputs = case.inputs()
+    for _, state in layer.named_state():
+        state.value = wrap(state.value)
+    expected = plain(*inputs)
+    grad = np.random.default_rng(0).standard_normal(np.shape(expected))
+    expected_grads = plain.backward(grad)
+    with dcnlab.use_backend("numpy"):
+        output = layer(*map(wrap, inputs))
+        grads = layer.backward(wrap(grad))
+    assert type(output) is StrictArray
+    assert_close(unwrap(output), np.asarray(expected))
+    if not isinstance(grads, tuple):
+        grads, expected_grads = (grads,), (expected_grads,)
+    for actual, wanted in zip(grads, expected_grads, strict=True):
+        assert type(actual) is StrictArray
+        assert_close(unwrap(actual), wanted)
+    for name, actual in layer.grad_dict().items():
+        assert type(actual) is StrictArray
+        if name not in case.constant_in:
+            assert_close(unwrap(actual), plain.grad_dict()[name], name=name)
+    for name, actual in layer.state_dict().items():
+        assert type(actual) is StrictArray
+        assert_close(unwrap(actual), plain.state_dict()[name], 1e-12, name=name)
 
 
 def test_the_stand_in_refuses_what_cupy_refuses(cupy):

@@ -92,6 +92,38 @@ def test_modulations(rng, name):
     check(name, catalogue.logit_arguments(rng, (2, 3, 4)), {})
 
 
+ROWS = st.lists(st.integers(0, 3), min_size=0, max_size=2).map(tuple)
+
+
+@given(ROWS, st.integers(1, 6), st.sampled_from(["float64", "float32"]), SEEDS)
+def test_layer_norm_and_gelu(rows, channels, dtype, seed):
+    rng = np.random.default_rng(seed)
+    if channels > 2:  # two numbers, normalised, are 1 and -1 but for eps: their gradient is what rounding leaves
+        check("layer_norm", catalogue.norm_arguments(rng, (*rows, channels)), {"eps": 1e-2}, dtype)
+    check("gelu", catalogue.logit_arguments(rng, (*rows, channels)), {}, dtype)
+
+
+@given(st.integers(0, 2), st.integers(1, 3), st.integers(1, 3), st.integers(2, 3), st.booleans(), SEEDS)
+def test_batch_norm(batch, channels, height, width, statistics, seed):
+    rng = np.random.default_rng(seed)
+    arguments = catalogue.norm_arguments(rng, (batch, channels, height, width), axis=1, statistics=statistics)
+    check("batch_norm", arguments, {"eps": 1e-2})
+
+
+@given(ROWS, st.integers(0, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), SEEDS)
+def test_attention(leading, queries, keys, width, values, seed):
+    rng = np.random.default_rng(seed)
+    check("attention", catalogue.attention_arguments(rng, leading, queries, keys, width, values), {"scale": 0.7})
+    check("attention", catalogue.attention_arguments(rng, leading, queries, keys, width, values), {})
+
+
+@given(st.integers(0, 4), st.integers(1, 5), st.sampled_from([0.0, 0.1, 1.0]), SEEDS)
+def test_cross_entropy(rows, classes, label_smoothing, seed):
+    rng = np.random.default_rng(seed)
+    fixed = {"labels": rng.integers(0, classes, rows), "label_smoothing": label_smoothing}
+    check("cross_entropy", {"logits": rng.standard_normal((rows, classes))}, fixed)
+
+
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_softmax_along_any_axis(rng, axis):
     check("softmax", catalogue.logit_arguments(rng, (2, 3, 4)), {"axis": axis})

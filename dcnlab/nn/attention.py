@@ -10,9 +10,9 @@ import numpy as np
 
 from dcnlab.arrays import Array, array_module
 from dcnlab.geometry import IntOrPair, Pair, pair
-from dcnlab.nn.basic import LayerNorm, Linear, require_last_axis
+from dcnlab.nn.basic import LayerNorm, Linear
 from dcnlab.nn.initialise import zeros
-from dcnlab.nn.module import Module, Parameter, Rng, Sequential
+from dcnlab.nn.module import Module, Parameter, Rng, Sequential, require_grad_output, require_input
 from dcnlab.ops import dense
 from dcnlab.reference.dense import AttentionGrads
 
@@ -58,18 +58,19 @@ class MultiHeadSelfAttention(Module):
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input."""
-        qkv = self.kept().qkv
+        qkv, shape = self.kept().qkv, self.kept().shape
+        require_grad_output(self, grad_output, shape)
         grad = self.proj.backward(self._image(grad_output))
         grad_qkv = array_module(grad).empty(qkv.shape, qkv.dtype)
         for where, size in self._regions(grad.shape):
             windows = (_windows(each[where], size, self.heads) for each in (grad, *_thirds(qkv)))
             for target, found in zip(_thirds(grad_qkv), dense.attention_backward(*windows), strict=True):
                 target[where] = _image_of(found, grad[where].shape, size)
-        return self.qkv.backward(grad_qkv).reshape(self.kept().shape)
+        return self.qkv.backward(grad_qkv).reshape(shape)
 
     def _image(self, input: Array) -> Array:
         """Return the input as images (N, H, W, dim): here, with all tokens in one row."""
-        require_last_axis(self, input, self.dim)
+        require_input(self, input, "...", self.dim)
         if input.ndim < 3:
             raise ValueError(f"{type(self).__name__}: expected (N, ..., {self.dim}), got {tuple(input.shape)}")
         return input.reshape(len(input), 1, math.prod(input.shape[1:-1]), self.dim)
@@ -97,10 +98,7 @@ class WindowAttention(MultiHeadSelfAttention):
         self.window = pair(window, "window", 1)
 
     def _image(self, input: Array) -> Array:
-        if input.ndim != 4 or input.shape[-1] != self.dim:
-            raise ValueError(
-                f"WindowAttention: expected (N, H, W, {self.dim}), got {tuple(input.shape)}: channels last"
-            )
+        require_input(self, input, "N", "H", "W", self.dim, hint=": channels last")
         return input
 
     def _regions(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[slice, ...], Pair]]:
@@ -150,8 +148,7 @@ class CrossAttention(Module):
         """Return (N, Q, out_dim) of query (N, Q, dim), key (N, K, dim) and value (N, K, dim)."""
         heads = []
         for linear, bias, tokens in zip(self._linears(), self._biases(), (query, key, value), strict=True):
-            if tokens.ndim != 3:
-                raise ValueError(f"CrossAttention: expected (N, tokens, {self.dim}), got {tuple(tokens.shape)}")
+            require_input(self, tokens, "N", "tokens", self.dim)
             projected = linear(tokens)
             projected += bias.value
             heads.append(_windows(projected[:, None], (1, tokens.shape[1]), self.heads))
@@ -208,7 +205,8 @@ class AttentionPoolingBlock(Module):
     @np.errstate(all="ignore")
     def forward(self, input: Array) -> Array:
         """Return (N, out_dim) of (N, tokens, dim)."""
-        if input.ndim != 3 or input.shape[1] < 1:
+        require_input(self, input, "N", "tokens", "dim")
+        if input.shape[1] < 1:
             raise ValueError(f"AttentionPoolingBlock: expected (N, tokens, dim), got {tuple(input.shape)}")
         self.keep(count=input.shape[1])
         query = self.norm1_q(input.mean(axis=1, keepdims=True))

@@ -8,8 +8,8 @@ import numpy as np
 
 from dcnlab.arrays import Array, array_module
 from dcnlab.nn.initialise import by_fan_in, constant, ones, zeros
-from dcnlab.nn.module import Module, Parameter, Rng
-from dcnlab.ops import dense
+from dcnlab.nn.module import Module, Parameter, Rng, require_grad_output, require_input
+from dcnlab.ops import dense, layers
 
 
 class Linear(Module):
@@ -66,15 +66,13 @@ class LayerNorm(Module):
 
     def forward(self, input: Array) -> Array:
         """Return the normalised (..., C)."""
-        output = dense.layer_norm(input, self.weight.value, self.bias.value, self.eps)
+        output = layers.layer_norm(input, self.weight.value, self.bias.value, self.eps)
         self.keep(input=input)
         return output
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input."""
-        grads = dense.layer_norm_backward(
-            grad_output, self.kept().input, self.weight.value, self.bias.value, self.eps
-        )
+        grads = layers.layer_norm_backward(grad_output, self.kept().input, self.weight.value, self.bias.value, self.eps)
         self.weight.grad, self.bias.grad = grads.weight, grads.bias
         return grads.input
 
@@ -85,11 +83,11 @@ class GELU(Module):
     def forward(self, input: Array) -> Array:
         """Return the activation of every entry."""
         self.keep(input=input)
-        return dense.gelu(input)
+        return layers.gelu(input)
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input."""
-        return dense.gelu_backward(grad_output, self.kept().input)
+        return layers.gelu_backward(grad_output, self.kept().input)
 
 
 class LayerScale(Module):
@@ -106,15 +104,16 @@ class LayerScale(Module):
     @np.errstate(all="ignore")
     def forward(self, input: Array) -> Array:
         """Return gamma * input."""
-        require_last_axis(self, input, self.gamma.size)
+        require_input(self, input, "...", self.gamma.size)
         self.keep(input=input)
         return input * self.gamma.value
 
     @np.errstate(all="ignore")
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input."""
-        rows = (-1, self.gamma.size)
-        along = array_module(grad_output).einsum("rc,rc->c", grad_output.reshape(rows), self.kept().input.reshape(rows))
+        input, rows = self.kept().input, (-1, self.gamma.size)
+        require_grad_output(self, grad_output, input.shape)
+        along = array_module(grad_output).einsum("rc,rc->c", grad_output.reshape(rows), input.reshape(rows))
         self.gamma.grad = along
         return grad_output * self.gamma.value
 
@@ -146,18 +145,20 @@ class _Dropped(Module):
     @np.errstate(all="ignore")
     def forward(self, input: Array) -> Array:
         """Return input * mask in training; the input itself otherwise."""
+        require_input(self, input, "...")
         if not self.training or self.p == 0:
-            self.keep(mask=None)
+            self.keep(mask=None, shape=input.shape)
             return input
-        survives = self.rng.random(self._mask_shape(input.shape)) >= self.p
+        survives = self.rng.random(self._mask_shape(input.shape), np.float32) >= self.p
         mask = array_module(input).asarray(survives.astype(input.dtype) / input.dtype.type(self._keep_share))
-        self.keep(mask=mask)
+        self.keep(mask=mask, shape=input.shape)
         return input * mask
 
     @np.errstate(all="ignore")
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input: through the same mask."""
         mask = self.kept().mask
+        require_grad_output(self, grad_output, self.kept().shape)
         return grad_output if mask is None else grad_output * mask
 
 
@@ -227,9 +228,3 @@ class MLP(Module):
 def value_of(parameter: Parameter | None) -> Array | None:
     """Return the value of a parameter that a layer may do without."""
     return None if parameter is None else parameter.value
-
-
-def require_last_axis(layer: Module, input: Array, channels: int) -> None:
-    """Refuse an input whose last axis is not the layer's channels."""
-    if input.ndim < 1 or input.shape[-1] != channels:
-        raise ValueError(f"{type(layer).__name__}: expected (..., {channels}), got {tuple(input.shape)}")

@@ -12,7 +12,7 @@ from dcnlab.modulation import KINDS, normalise_modulation, normalise_modulation_
 from dcnlab.nn.basic import GELU, LayerNorm, Linear, value_of
 from dcnlab.nn.image import Conv2d, DepthwiseConv2d, ToChannelsLast, conv_weight_shape, window
 from dcnlab.nn.initialise import by_fan_in, constant, xavier_uniform, zeros
-from dcnlab.nn.module import Module, Parameter, Rng, Sequential
+from dcnlab.nn.module import Module, Parameter, Rng, Sequential, require_input
 from dcnlab.ops import deformable, dense
 
 
@@ -124,8 +124,7 @@ class DCNv3(Module):
 
     def forward(self, input: Array) -> Array:
         """Return (N, Ho, Wo, C) of (N, H, W, C), Ho = (H - 1) // stride + 1."""
-        if input.ndim != 4 or input.shape[-1] != self.channels:
-            raise ValueError(f"DCNv3: expected (N, H, W, {self.channels}), got {tuple(input.shape)}: channels last")
+        require_input(self, input, "N", "H", "W", self.channels, hint=": channels last")
         features = self.dw_conv(input.transpose(0, 3, 1, 2))  # (N, Ho, Wo, C)
         offset, logits = self.offset(features), self.mask(features)
         mask = normalise_modulation(logits, self.modulation, self.groups)

@@ -11,8 +11,8 @@ from dcnlab.geometry import IntOrPair, Pair, pair
 from dcnlab.nn.basic import value_of
 from dcnlab.nn.depthwise import depthwise_backward, depthwise_forward
 from dcnlab.nn.initialise import by_fan_in, ones, zeros
-from dcnlab.nn.module import Buffer, Module, Parameter, Rng
-from dcnlab.ops import dense
+from dcnlab.nn.module import Buffer, Module, Parameter, Rng, require_grad_output, require_input
+from dcnlab.ops import dense, layers
 from dcnlab.reference.normalisation import batch_statistics
 
 
@@ -149,19 +149,19 @@ class BatchNorm2d(Module):
         """Return the normalised (N, C, H, W)."""
         arrays = (input, self.weight.value, self.bias.value)
         if self.training:
-            output = dense.batch_norm(*arrays, eps=self.eps)
+            output = layers.batch_norm(*arrays, eps=self.eps)
             self._track(input)
             self.keep(input=input, statistics=(None, None))
             return output
         statistics = (self.running_mean.value, self.running_var.value)
         self.keep(input=input, statistics=statistics)
-        return dense.batch_norm(*arrays, *statistics, self.eps)
+        return layers.batch_norm(*arrays, *statistics, self.eps)
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input; in training mode, through the statistics too."""
-        kept = self.kept()
-        arrays = (kept.input, self.weight.value, self.bias.value, *kept.statistics)
-        grads = dense.batch_norm_backward(grad_output, *arrays, self.eps)
+        mean, variance = self.kept().statistics
+        arrays = (self.kept().input, self.weight.value, self.bias.value)
+        grads = layers.batch_norm_backward(grad_output, *arrays, mean, variance, self.eps)
         self.weight.grad, self.bias.grad = grads.weight, grads.bias
         return grads.input
 
@@ -192,17 +192,19 @@ class PixelShuffle(Module):
 
     def forward(self, input: Array) -> Array:
         """Return (N, C, r H, r W)."""
-        r, shape = self.factor, tuple(input.shape)
-        if len(shape) != 4 or shape[1] % (r * r):
-            raise ValueError(f"PixelShuffle: expected (N, C*{r}*{r}, H, W), got {shape}")
-        n, channels, height, width = shape
+        r = self.factor
+        require_input(self, input, "N", f"C*{r}*{r}", "H", "W")
+        n, channels, height, width = input.shape
+        if channels % (r * r):
+            raise ValueError(f"PixelShuffle: expected (N, C*{r}*{r}, H, W), got {tuple(input.shape)}")
         cells = input.reshape(n, channels // (r * r), r, r, height, width)
-        self.keep(shape=shape)
+        self.keep(shape=tuple(input.shape))
         return cells.transpose(0, 1, 4, 2, 5, 3).reshape(n, channels // (r * r), height * r, width * r)
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input: the same entries, back in their places."""
         r, (n, channels, height, width) = self.factor, self.kept().shape
+        require_grad_output(self, grad_output, (n, channels // (r * r), height * r, width * r))
         cells = grad_output.reshape(n, channels // (r * r), height, r, width, r)
         return cells.transpose(0, 1, 3, 5, 2, 4).reshape(n, channels, height, width)
 
@@ -213,7 +215,8 @@ class GlobalAveragePool(Module):
     @np.errstate(all="ignore")
     def forward(self, input: Array) -> Array:
         """Return (N, C)."""
-        if input.ndim != 4 or 0 in input.shape[2:]:
+        require_input(self, input, "N", "C", "H", "W")
+        if 0 in input.shape[2:]:
             raise ValueError(f"GlobalAveragePool: expected (N, C, H, W), got {tuple(input.shape)}")
         self.keep(shape=tuple(input.shape))
         return input.mean(axis=(2, 3))
@@ -222,6 +225,7 @@ class GlobalAveragePool(Module):
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input: every pixel gets the same share."""
         xp, shape = array_module(grad_output), self.kept().shape
+        require_grad_output(self, grad_output, shape[:2])
         share = grad_output / (shape[2] * shape[3])
         return xp.ascontiguousarray(xp.broadcast_to(share[:, :, None, None], shape))
 
@@ -231,10 +235,14 @@ class ToChannelsLast(Module):
 
     def forward(self, input: Array) -> Array:
         """Return the same entries, channels last."""
-        return input.transpose(0, 2, 3, 1)
+        require_input(self, input, "N", "C", "H", "W")
+        output = input.transpose(0, 2, 3, 1)
+        self.keep(shape=output.shape)
+        return output
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient, channels first."""
+        require_grad_output(self, grad_output, self.kept().shape)
         return grad_output.transpose(0, 3, 1, 2)
 
 
@@ -243,10 +251,14 @@ class ToChannelsFirst(Module):
 
     def forward(self, input: Array) -> Array:
         """Return the same entries, channels first."""
-        return input.transpose(0, 3, 1, 2)
+        require_input(self, input, "N", "H", "W", "C")
+        output = input.transpose(0, 3, 1, 2)
+        self.keep(shape=output.shape)
+        return output
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient, channels last."""
+        require_grad_output(self, grad_output, self.kept().shape)
         return grad_output.transpose(0, 2, 3, 1)
 
 

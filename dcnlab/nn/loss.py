@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from dcnlab.arrays import Array, array_module
-from dcnlab.nn.module import Module
-from dcnlab.ops import dense
+from dcnlab.nn.module import Module, require_grad_output
+from dcnlab.ops import layers
 
 
 class CrossEntropy(Module):
@@ -24,7 +24,7 @@ class CrossEntropy(Module):
 
     def forward(self, logits: Array, labels: Any) -> Any:
         """Return the mean loss of logits (N, K) and integer labels (N,); 0 for an empty batch."""
-        losses = dense.cross_entropy(logits, labels, self.label_smoothing)
+        losses = layers.cross_entropy(logits, labels, self.label_smoothing)
         self.keep(logits=logits, labels=labels)
         with np.errstate(all="ignore"):
             return losses.sum() / losses.dtype.type(max(len(losses), 1))
@@ -33,5 +33,7 @@ class CrossEntropy(Module):
         """Return the gradient of the logits."""
         logits, labels = self.kept().logits, self.kept().labels
         xp, count = array_module(logits), len(logits)
-        share = xp.broadcast_to(xp.asarray(grad_output, logits.dtype) / max(count, 1), (count,))
-        return dense.cross_entropy_backward(share.astype(logits.dtype), logits, labels, self.label_smoothing)
+        grad = xp.asarray(grad_output, logits.dtype)
+        require_grad_output(self, grad, ())
+        share = xp.broadcast_to(grad / max(count, 1), (count,))
+        return layers.cross_entropy_backward(share.astype(logits.dtype), logits, labels, self.label_smoothing)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dcnlab.arrays import Array, is_cupy
+from dcnlab.arrays import Array, is_cupy, require_arrays
 from dcnlab.nn.initialise import Initialise
 
 Rng = np.random.Generator | int | None  # as numpy.random.default_rng takes it
@@ -121,6 +121,7 @@ class Module(ABC):
     _kept: SimpleNamespace | None = None
 
     def __call__(self, *inputs: Any) -> Any:
+        """Run `forward`."""
         return self.forward(*inputs)
 
     @abstractmethod
@@ -151,8 +152,8 @@ class Module(ABC):
 
     # -- state --
 
-    def _members(self) -> Iterator[tuple[str, Buffer | Module]]:
-        return ((name, value) for name, value in vars(self).items() if isinstance(value, (Buffer, Module)))
+    def _members(self) -> list[tuple[str, Buffer | Module]]:
+        return [(name, value) for name, value in vars(self).items() if isinstance(value, (Buffer, Module))]
 
     def modules(self) -> Iterator[Module]:
         """Yield this module and all modules inside it."""
@@ -212,7 +213,9 @@ class Module(ABC):
         missing = [name for name in own if name not in given]
         unexpected = [name for name in given if name not in own]
         common = [name for name in own if name in given]
-        fits = {name: tuple(given[name].shape) == own[name].shape and given[name].dtype.kind in "biuf" for name in common}
+        fits = {
+            name: tuple(given[name].shape) == own[name].shape and given[name].dtype.kind in "biuf" for name in common
+        }
         problems = [_listed("of another shape", [_difference(n, own[n], given[n]) for n in common if not fits[n]])]
         if strict:
             problems.append(_listed("missing", [f"{n} {own[n].shape}" for n in missing]))
@@ -280,6 +283,29 @@ class ModuleList(Sequential):
 def as_array(value: Any) -> Array:
     """Return a value as an array of its library: NumPy's, or CuPy's."""
     return value if is_cupy(value) else np.asarray(value)
+
+
+def require_input(layer: Module, input: Any, *sizes: int | str, hint: str = "") -> None:
+    """Refuse anything but an array of this shape. A str stands for any size, a leading "..." for any axes."""
+    name = type(layer).__name__
+    require_arrays(name, input=input)
+    shape = tuple(input.shape)
+    wanted, compared = sizes, shape
+    if sizes[0] == "...":
+        wanted, compared = sizes[1:], shape[max(len(shape) - len(sizes) + 1, 0) :]
+    fits = len(compared) == len(wanted) and all(
+        isinstance(want, str) or want == got for want, got in zip(wanted, compared, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{name}: expected ({', '.join(map(str, sizes))}), got {shape}{hint}")
+
+
+def require_grad_output(layer: Module, grad_output: Any, shape: tuple[int, ...]) -> None:
+    """Refuse anything but an array of the shape of the last output."""
+    name = f"{type(layer).__name__}.backward"
+    require_arrays(name, grad_output=grad_output)
+    if tuple(grad_output.shape) != tuple(shape):
+        raise ValueError(f"{name}: grad_output must have the output's shape {shape}, got {tuple(grad_output.shape)}")
 
 
 def _listed(what: str, entries: list[str]) -> str:

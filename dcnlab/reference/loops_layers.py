@@ -113,10 +113,13 @@ def _standardised(values: Array, eps: float) -> tuple[list[float], list[list[flo
 
 
 def gelu(input: Array) -> Array:
-    """x times the probability that a standard normal number is less than x."""
+    """Return x times the probability that a standard normal number is less than x: (1 + erf(x / sqrt 2)) / 2.
+
+    1 + erf(z) is written erfc(-z): near z = -4 nothing would be left of the sum.
+    """
     output = np.empty_like(input)
     for at in np.ndindex(input.shape):
-        output[at] = input[at] * (1 + math.erf(input[at] / math.sqrt(2))) / 2
+        output[at] = input[at] * math.erfc(-input[at] / math.sqrt(2)) / 2
     return output
 
 
@@ -126,7 +129,7 @@ def gelu_backward(grad_output: Array, input: Array) -> Array:
     for at in np.ndindex(input.shape):
         x = input[at]
         density = math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-        grad[at] = grad_output[at] * ((1 + math.erf(x / math.sqrt(2))) / 2 + x * density)
+        grad[at] = grad_output[at] * (math.erfc(-x / math.sqrt(2)) / 2 + x * density)
     return grad
 
 

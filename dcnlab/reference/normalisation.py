@@ -113,8 +113,8 @@ def batch_norm_backward(
     As in `layer_norm_backward` where the statistics are those of the batch; fixed statistics take nothing out.
     """
     xp = array_module(input)
-    fixed = mean is not None and variance is not None
-    if not fixed:
+    fixed = mean is not None
+    if mean is None or variance is None:
         mean, variance = batch_statistics(input)
     per_scale = 1 / xp.sqrt(variance + eps)
     centred = _centred(input, mean)
