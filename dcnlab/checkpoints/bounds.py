@@ -72,7 +72,7 @@ def shown(value: object) -> str:
         return str(value) if value.bit_length() <= 128 else "a huge number"
     if isinstance(value, list | tuple) and len(value) <= MAX_DIMENSIONS and all(type(entry) is int for entry in value):
         return "(" + ", ".join(shown(entry) for entry in value) + ")"
-    return f"a {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"
 
 
 def size_text(size: int) -> str:

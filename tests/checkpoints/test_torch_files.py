@@ -177,7 +177,7 @@ def test_python_2_wrote_pairs_and_bytes(load):
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ({}, "got a dict"),
+        ({}, "got a value of type dict"),
         ({"epoch": 1, "lr": 2}, "expected a state dict, plain or under model, .*, got 'epoch', 'lr'"),
         ([1, 2], r"got \(1, 2\)"),
         ({"model": None}, "got None"),
