@@ -9,8 +9,6 @@ from checkpoint_files import safetensors, tensor, torch_legacy, torch_zip, zip_o
 
 import dcnlab
 
-judge = pytest.importorskip("safetensors.numpy", reason="the format's own library: pip install safetensors")
-
 ARRAYS = {
     "f8": np.linspace(-1, 1, 7),
     "f4": np.float32([[1, np.nan], [np.inf, -0.0]]),
@@ -25,6 +23,12 @@ ARRAYS = {
 }
 
 
+@pytest.fixture
+def judge():
+    """The library of the .safetensors format."""
+    return pytest.importorskip("safetensors.numpy", reason="not installed: pip install safetensors")
+
+
 def assert_same(loaded, expected):
     assert set(loaded) == set(expected)
     for name, array in expected.items():
@@ -32,7 +36,7 @@ def assert_same(loaded, expected):
         assert loaded[name].tobytes() == array.tobytes(), name
 
 
-def test_what_the_library_of_the_format_writes(load):
+def test_what_the_library_of_the_format_writes(load, judge):
     assert_same(load(judge.save(ARRAYS, metadata={"format": "np"}), "x.safetensors"), ARRAYS)
 
 
@@ -84,7 +88,7 @@ def test_versions_of_npy(version, tmp_path):
     assert dcnlab.load_checkpoint(tmp_path / "x.npz")["w"].tolist() == [0, 1, 2, 3]
 
 
-def test_the_content_tells_the_format_not_the_name(load, tmp_path):
+def test_the_content_tells_the_format_not_the_name(load, judge, tmp_path):
     w = np.float32([1, 2])
     np.savez(tmp_path / "made.npz", w=w)
     contents = [
@@ -98,7 +102,7 @@ def test_the_content_tells_the_format_not_the_name(load, tmp_path):
             assert_same(load(content, name), {"w": w})
 
 
-def test_a_safetensors_header_of_128_bytes_is_no_pickle(load):
+def test_a_safetensors_header_of_128_bytes_is_no_pickle(load, judge):
     """Its first byte is that of a pickle."""
     made = judge.save({"w": np.float32([3])}, metadata={"pad": "x" * 40})
     length = int.from_bytes(made[:8], "little")
