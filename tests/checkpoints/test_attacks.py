@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoint_attacks import CANARY, GROUPS, code_execution, entry, in_zip, name, text
+from checkpoint_attacks import CANARY, code_execution, entry, in_zip, name, pickles, tensors, text
 from checkpoint_files import nothing_runs, safetensors, tensor, torch_legacy, torch_pickle, torch_zip
+from checkpoint_forgeries import archives, headers, legacy, npz, others
 
 import dcnlab
 
+GROUPS = (code_execution, pickles, tensors, archives, legacy, headers, npz, others)
 SECONDS = 20  # for one file; the slowest takes 1 on one core
 MEBIBYTES = 512  # for one file, beyond what importing dcnlab takes
 
