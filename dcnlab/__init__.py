@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dcnlab.errors import BackendUnavailable, UnsafeCheckpoint
+from dcnlab.errors import BackendUnavailable
 
 __version__ = "0.1.0"
 
@@ -17,6 +17,7 @@ _HOMES = {
     "dcnlab.backends": ["use_backend"],
     "dcnlab.checkpoints.load": ["load_checkpoint"],
     "dcnlab.checkpoints.save": ["save_checkpoint"],
+    "dcnlab.errors": ["UnsafeCheckpoint"],
     "dcnlab.explain": ["explain_pixel"],
     "dcnlab.geometry": [
         "SamplingGrid",
@@ -67,7 +68,7 @@ _HOMES = {
 _SUBMODULES = ("internimage", "nn", "reference", "viz")
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["BackendUnavailable", "UnsafeCheckpoint", "__version__", *sorted(_HOME), *_SUBMODULES]
+__all__ = ["BackendUnavailable", "__version__", *sorted(_HOME), *_SUBMODULES]
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
     import dcnlab.internimage as internimage  # noqa: F401
@@ -77,6 +78,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from dcnlab.backends import use_backend as use_backend
     from dcnlab.checkpoints.load import load_checkpoint as load_checkpoint
     from dcnlab.checkpoints.save import save_checkpoint as save_checkpoint
+    from dcnlab.errors import UnsafeCheckpoint as UnsafeCheckpoint
     from dcnlab.explain import explain_pixel as explain_pixel
     from dcnlab.geometry import SamplingGrid as SamplingGrid
     from dcnlab.geometry import output_size as output_size

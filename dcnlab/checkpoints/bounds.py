@@ -65,14 +65,15 @@ def checked_shape(shape: object, itemsize: int = 8) -> tuple[int, ...]:
 def shown(value: object) -> str:
     """What a message may say of a value out of a file: short, one line, printable, whatever the value holds."""
     if isinstance(value, str):
-        return ascii(value) if len(value) <= 80 else ascii(value[:77]) + "..."
+        printed = ascii(value[:100])  # an escape takes up to ten letters
+        return printed if len(value) <= 100 and len(printed) <= 100 else printed[:97] + "..."
     if isinstance(value, bool | float | None):
         return repr(value)
     if isinstance(value, int):
         return str(value) if value.bit_length() <= 128 else "a huge number"
     if isinstance(value, list | tuple) and len(value) <= MAX_DIMENSIONS and all(type(entry) is int for entry in value):
         return "(" + ", ".join(shown(entry) for entry in value) + ")"
-    return f"a {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"
 
 
 def size_text(size: int) -> str:

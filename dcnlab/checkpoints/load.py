@@ -46,7 +46,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         an attack needs (os.system, eval, ...), anywhere; names that lead out of a folder; numbers from outside their
         storage; more memory than 64 MiB plus 8 times the file's size.
     ValueError
-        If the file is malformed, cut short, of another format, or holds no tensors. UnsafeCheckpoint is one of these.
+        If the file is malformed, cut short, of another format, or a .pth without tensors. UnsafeCheckpoint is one.
     OSError
         If there is no such file (FileNotFoundError), it is a folder (IsADirectoryError), or cannot be read.
 

@@ -45,7 +45,7 @@ class Global:
     name: str
 
     def __str__(self) -> str:
-        return ascii(f"{self.module}.{self.name}")[1:-1]
+        return shown(f"{self.module}.{self.name}").strip("'\"")
 
 
 @dataclass(frozen=True, slots=True)

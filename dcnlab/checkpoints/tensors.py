@@ -19,6 +19,7 @@ from dcnlab.checkpoints.elements import BY_TORCH, Element, decoded
 from dcnlab.checkpoints.pickles import Global, Inert
 from dcnlab.errors import UnsafeCheckpoint
 
+_REBUILD = Global("torch._utils", "_rebuild_tensor_v2")
 _STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 
 
@@ -101,6 +102,10 @@ def call(function: Global, arguments: tuple[object, ...]) -> object:
             if arguments and isinstance(arguments[0], View | Inert):
                 return arguments[0]
             raise UnsafeCheckpoint("expected a tensor as the data of a parameter")
+    if (function.module, function.name) == ("torch._tensor", "_rebuild_from_type_v2") and len(arguments) == 4:
+        inner, _, inner_arguments, _ = arguments  # a tensor with attributes or of a subclass, which are dropped
+        if inner == _REBUILD and isinstance(inner_arguments, tuple):
+            return _view(inner_arguments)
     return Inert(str(function), called=True)
 
 

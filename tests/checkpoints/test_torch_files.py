@@ -136,6 +136,17 @@ def test_parameters_and_metadata(write, load):
     assert_same(load(write(state)), {"w": W})
 
 
+def test_tensors_with_attributes(load):
+    """torch wraps the call that makes them in another, beside their class and attributes."""
+    made, _ = torch_pickle({"w": tensor(W)})
+    start, end = made.index(b"ctorch._utils"), made.rindex(b"Rq")
+    mark = made.index(b"(", start)  # from here on its arguments, as a tuple
+    wrapper = b"ctorch._tensor\n_rebuild_from_type_v2\n("
+    wrapped = wrapper + made[start:mark] + b"ctorch\nTensor\n" + made[mark:end] + b"}X\x01\0\0\0aK\x01stR"
+    program = made[:start] + wrapped + made[end + 1 :]
+    assert_same(load(torch_zip({"w": tensor(W)}, data_pkl=program)), {"w": W})
+
+
 @FORMATS
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_foreign_objects_stay_inert(write, protocol, load, monkeypatch):
@@ -177,7 +188,7 @@ def test_python_2_wrote_pairs_and_bytes(load):
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ({}, "got a dict"),
+        ({}, "got a value of type dict"),
         ({"epoch": 1, "lr": 2}, "expected a state dict, plain or under model, .*, got 'epoch', 'lr'"),
         ([1, 2], r"got \(1, 2\)"),
         ({"model": None}, "got None"),
