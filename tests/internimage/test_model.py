@@ -63,10 +63,11 @@ def test_gradients_of_a_block(order, training, rng):
     fields = {field.name for field in dataclasses.fields(BlockSettings)}
     settings = BlockSettings(**{k: v for k, v in BLOCKS[order].items() if k in fields}, mlp_ratio=2, dtype="float64")
     block = randomised(Block(8, 2, 0.4, settings, rng)).train(training)
-    # A norm of 8 channels is far from linear: a tenth of the checker's step.
-    report = nn.check_layer(block, rng.standard_normal((3, 3, 4, 8)), step=3e-4)
+    unused = order == "layer_scale res_post_norm"  # as published, its further norms have no effect
+    used = [name for name, _ in block.named_parameters() if not (unused and name.startswith("res_post_norm"))]
+    report = nn.check_layer(block, rng.standard_normal((3, 3, 4, 8)), wrt=["input", *used], step=3e-4)
     assert report.ok, str(report)
-    assert len(report.checks) == 1 + len(block.parameters())
+    assert len(report.checks) == 1 + len(used)
 
 
 @pytest.mark.parametrize("order", ["pre-norm", "H", "G"])
