@@ -67,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     ops.add_argument("--repeats", type=_positive, default=15, metavar="N", help="rounds (default: %(default)s)")
     ops.add_argument("--out", metavar="FILE.json", help="also record the figures")
     ops.set_defaults(run=_bench_ops)
+    models = kinds.add_parser("model", help="InternImage: time beside matmul, time of each layer, memory")
+    models.add_argument("--variant", choices=_variants(), default="T", help="(default: %(default)s)")
+    models.add_argument("--size", type=_positive, default=224, metavar="N", help="of the image (default: %(default)s)")
+    models.add_argument("--repeats", type=_positive, default=5, metavar="N", help="rounds (default: %(default)s)")
+    models.add_argument("--huge", action="store_true", help="also the memory of variant H (1.09 billion parameters)")
+    models.add_argument("--out", metavar="FILE.json", help="also record the figures")
+    models.set_defaults(run=_bench_model)
 
     convert = commands.add_parser("convert", help="write a checkpoint as .safetensors or .npz, running nothing in it")
     convert.add_argument("input", metavar="IN", help="a checkpoint of torch (.pth), .safetensors or .npz")
@@ -147,6 +154,13 @@ def _convert(arguments: argparse.Namespace) -> int:
     from dcnlab.checkpoints.convert import convert
 
     print(convert(arguments.input, arguments.output))
+    return 0
+
+
+def _bench_model(arguments: argparse.Namespace) -> int:
+    from dcnlab.bench.model import run
+
+    run(arguments.variant, arguments.size, arguments.repeats, arguments.out, arguments.huge)
     return 0
 
 

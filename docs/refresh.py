@@ -37,8 +37,8 @@ def bench_block(record: dict[str, Any]) -> str:
         f"{'x'.join(map(str, memory['shape']))} input needs {memory['forward_workspace_mb']} MB forward and "
         f"{memory['backward_workspace_mb']} MB backward beyond its arguments and results (numpy). Measured by `dcnlab "
         f"bench ops` on {m['date']}: {m['cpu']}, {m['system']}, Python {m['python']}, NumPy {m['numpy']}, SciPy "
-        f"{m['scipy']}. On a shared machine the small sizes vary by a fifth from run to run. Not every aim is reached "
-        "yet; no GPU figure is measured yet.",
+        f"{m['scipy']}. On a shared machine the small sizes vary by a fifth from run to run. No GPU figure is measured "
+        "yet.",
     ]
     return "\n".join(lines)
 
