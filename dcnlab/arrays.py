@@ -27,6 +27,11 @@ def is_cupy(array: Array) -> bool:
     return type(array).__module__.partition(".")[0] == "cupy"
 
 
+def as_numpy(array: Array) -> np.ndarray:
+    """Return `array` on the host, as a NumPy array."""
+    return array.get() if is_cupy(array) else np.asarray(array)
+
+
 def array_module(*arrays: Array) -> Any:
     """Return the module (numpy or cupy) that the arrays belong to.
 

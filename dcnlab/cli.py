@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=_natural, default=0, metavar="N")
     check.set_defaults(run=_gradcheck)
 
-    model = commands.add_parser("model", help="shapes, parameters, multiply-adds and memory of an InternImage, by stage")
+    model = commands.add_parser(
+        "model", help="shapes, parameters, multiply-adds and memory of an InternImage, by stage"
+    )
     model.add_argument("variant", choices=_variants(), help="one of %(choices)s", metavar="VARIANT")
     model.add_argument("--size", type=_positive, metavar="N", help="side of the image (default: the published one)")
     model.set_defaults(run=_model)

@@ -18,7 +18,7 @@ from dcnlab.backends import BACKENDS
 from dcnlab.bench import model_memory
 from dcnlab.bench.ops import DEFORM_SIZES, threads
 from dcnlab.bench.timing import interleaved, machine, milliseconds, ratio
-from dcnlab.internimage import VARIANTS, InternImage
+from dcnlab.internimage import InternImage
 from dcnlab.tables import format_table
 
 # Upper bounds on time / np.matmul of the 64-channel im2col size, for variant T at 224 x 224, batch 1, one thread. The
@@ -28,7 +28,9 @@ YARDSTICK = "np.matmul"
 PARTS = ("stem", "stage 1", "stage 2", "stage 3", "stage 4", "head")
 
 
-def run(variant: str = "T", size: int = 224, rounds: int = 5, out: str | None = None, huge: bool = False) -> dict[str, Any]:
+def run(
+    variant: str = "T", size: int = 224, rounds: int = 5, out: str | None = None, huge: bool = False
+) -> dict[str, Any]:
     """Measure, print the tables, and record them as JSON where `out` is given; return the record.
 
     Parameters
@@ -69,8 +71,9 @@ def random_model(variant: str) -> InternImage:
     rng = np.random.default_rng(1)
     for module in model.modules():
         if isinstance(module, nn.DCNv3):
-            for linear in (module.offset, module.mask):
-                linear.bias.value = rng.standard_normal(linear.bias.shape)
+            for bias in (module.offset.bias, module.mask.bias):
+                assert bias is not None
+                bias.value = rng.standard_normal(bias.shape)
     return model
 
 
@@ -169,11 +172,10 @@ def _watched(model: InternImage, totals: dict[str, dict[str, float]]) -> Iterato
 
 def _parts(model: InternImage) -> Iterator[tuple[str, nn.Module]]:
     yield "stem", model.patch_embed
-    for number, stage in enumerate(model.levels):
+    for number, stage in enumerate(model.stages):
         yield f"stage {number + 1}", stage
-    for name in ("conv_head", "avgpool", "dcnv3_head_x4", "dcnv3_head_x3", "clip_projector", "fc_norm", "head"):
-        if hasattr(model, name):
-            yield "head", getattr(model, name)
+    for module in model.head_layers.named().values() if model.head_layers is not None else ():
+        yield "head", module
 
 
 # -- tables --------------------------------------------------------------------------------------------------------

@@ -41,8 +41,8 @@ def _main(variant: str, size: int, backend: str) -> None:
     from dcnlab.internimage import InternImage
     from dcnlab.internimage.summary import costs
 
-    tiny = {"channels": 8, "depths": [1] * 4, "groups": [1, 2, 4, 8]}
-    forward(InternImage(**tiny, rng=0).eval(), random_images(32), backend)  # load what is loaded on first use
+    tiny = InternImage(8, [1, 1, 1, 1], [1, 2, 4, 8], rng=0).eval()
+    forward(tiny, random_images(32), backend)  # load what is loaded on first use
     start = peak()
     model = random_model(variant)
     logits = forward(model, random_images(size), backend)

@@ -24,9 +24,7 @@ class Stem(nn.Module):
     def __init__(self, channels: int, dtype: Any, rng: Rng) -> None:
         half = channels // 2
         self.conv1 = nn.Conv2d(3, half, 3, stride=2, padding=1, dtype=dtype, rng=rng)
-        self.norm1 = nn.Sequential(
-            nn.ToChannelsLast(), nn.LayerNorm(half, dtype=dtype, rng=rng), nn.ToChannelsFirst()
-        )
+        self.norm1 = nn.Sequential(nn.ToChannelsLast(), nn.LayerNorm(half, dtype=dtype, rng=rng), nn.ToChannelsFirst())
         self.act = nn.GELU()
         self.conv2 = nn.Conv2d(half, channels, 3, stride=2, padding=1, dtype=dtype, rng=rng)
         self.norm2 = nn.Sequential(nn.ToChannelsLast(), nn.LayerNorm(channels, dtype=dtype, rng=rng))
@@ -161,7 +159,7 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Blocks, the norm that may close them, and the way down to the next stage.
 
-    Calling it returns the stage's map, which `downsample` (absent in the last stage) takes further.
+    Calling it returns the stage's map, which `downsample` (None in the last stage) takes further.
     """
 
     def __init__(
@@ -175,22 +173,24 @@ class Stage(nn.Module):
         rng: Rng,
     ) -> None:
         made: dict[str, Any] = {"dtype": settings.dtype, "rng": rng}
-        self.blocks = nn.ModuleList(*(Block(channels, groups, p, settings, rng) for p in drop_paths))
-        if not settings.post_norm or settings.center_feature_scale:
-            self.norm = _norm(channels, made)
-        if post_norm_ids:
-            self.post_norms = nn.ModuleList(*(_norm(channels, made) for _ in post_norm_ids))
-        if not last:
-            self.downsample = Downsample(channels, settings.dtype, rng)
-        self.chain = Chain(*self._chain(post_norm_ids))
+        blocks = [Block(channels, groups, p, settings, rng) for p in drop_paths]
+        self.blocks = nn.ModuleList(*blocks)
+        closed = not settings.post_norm or settings.center_feature_scale
+        self.norm = _norm(channels, made) if closed else None
+        norms = [_norm(channels, made) for _ in post_norm_ids]
+        if norms:
+            self.post_norms = nn.ModuleList(*norms)
+        self.downsample = None if last else Downsample(channels, settings.dtype, rng)
+        self.further_norms = len(norms) + closed
+        after = dict(zip(post_norm_ids, norms, strict=True))
+        chain = [m for number, block in enumerate(blocks) for m in (block, after.get(number)) if m is not None]
+        self.chain = Chain(*chain, *([self.norm] if self.norm is not None else []))
 
-    def _chain(self, post_norm_ids: Sequence[int]) -> list[nn.Module]:
-        chain: list[nn.Module] = []
-        for number, block in enumerate(self.blocks):
-            chain.append(block)
-            if number in post_norm_ids:
-                chain.append(self.post_norms[list(post_norm_ids).index(number)])
-        return [*chain, self.norm] if hasattr(self, "norm") else chain
+    @property
+    def first_block(self) -> Block:
+        """One block of the stage: all have the same sizes."""
+        block: Block = self.blocks[0]
+        return block
 
     def forward(self, input: Array) -> Array:
         """Return the stage's map."""

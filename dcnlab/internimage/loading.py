@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ TAPS = {False: 9, True: 8}  # remove_center: taps of the published 3x3 kernels
 
 
 def load_model(
-    cls: type[M], path: str | os.PathLike[str], variant: str | None, dtype: Any, settings: Mapping[str, Any]
+    cls: Callable[..., M], path: str | os.PathLike[str], variant: str | None, dtype: Any, settings: Mapping[str, Any]
 ) -> M:
     """Return the model of a checkpoint; see `InternImage.from_checkpoint`."""
     state = published_names(load_checkpoint(path))
@@ -62,7 +62,7 @@ def published_names(state: Mapping[str, Array]) -> State:
     return {re.sub(r"\blayer_scale([12])$", r"gamma\1", key): value for key, value in state.items()}
 
 
-def infer_settings(state: Mapping[str, Array], given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
+def infer_settings(state: Mapping[str, Array], given: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Return the settings of `InternImage` that shapes and names determine.
 
     Parameters
@@ -121,7 +121,9 @@ def matching_variant(found: Mapping[str, Any]) -> str | None:
     """Return the variant that has the shapes of the settings found, or None."""
     for name, variant in VARIANTS.items():
         settings = {"mlp_ratio": 4.0, "dw_kernel_size": 3, **variant.settings}
-        if all(found.get(key) == settings[key] for key in ("channels", "depths", "groups", "mlp_ratio", "dw_kernel_size")):
+        if all(
+            found.get(key) == settings[key] for key in ("channels", "depths", "groups", "mlp_ratio", "dw_kernel_size")
+        ):
             return name
     return None
 

@@ -17,7 +17,11 @@ from dcnlab.internimage.variants import CLIP_EMBED_DIMS, LEVELS, VARIANTS
 from dcnlab.nn.initialise import truncated_normal, zeros
 
 # Settings of the published configurations that have one value, or no meaning, here.
-PUBLISHED = {"core_op": ("DCNv3", "DCNv3_pytorch"), "act_layer": ("GELU",), "norm_layer": ("LN",)}
+PUBLISHED: dict[str, tuple[Any, ...]] = {
+    "core_op": ("DCNv3", "DCNv3_pytorch"),
+    "act_layer": ("GELU",),
+    "norm_layer": ("LN",),
+}
 PUBLISHED |= {"drop_path_type": ("linear",), "drop_rate": (0, 0.0), "with_cp": (False,)}
 
 
@@ -101,7 +105,7 @@ class InternImage(nn.Module):
         clip_embed_dims: dict[str, int] | None = None,
         drop_path_rate: float = 0.0,
         dtype: Any = np.float32,
-        rng: nn.Rng = None,
+        rng: np.random.Generator | int | None = None,
         **published: Any,
     ) -> None:
         _refuse_unpublished(published)
@@ -124,29 +128,30 @@ class InternImage(nn.Module):
         drops = np.split(np.linspace(0, drop_path_rate, sum(depths)), np.cumsum(depths)[:-1])
         self.channels, self.settings = channels, settings
         self.patch_embed = Stem(channels, dtype, rng)
-        self.levels = nn.ModuleList(
-            *(
-                Stage(
-                    channels * 2**i,
-                    groups[i],
-                    drops[i].tolist(),
-                    post_norm_ids if i == 2 else [],
-                    i == LEVELS - 1,
-                    settings,
-                    rng,
-                )
-                for i in range(LEVELS)
+        self.stages = [
+            Stage(
+                channels * 2**i,
+                groups[i],
+                drops[i].tolist(),
+                post_norm_ids if i == 2 else [],
+                i == LEVELS - 1,
+                settings,
+                rng,
             )
-        )
+            for i in range(LEVELS)
+        ]
+        self.levels = nn.ModuleList(*self.stages)
         self.head_layers: ConvHead | ClipHead | None = None
         deepest = channels * 2 ** (LEVELS - 1)
         if num_classes is None:
             pass
         elif use_clip_projector:
             embed = _embedding(clip_embed_dims)
-            self.head_layers = ClipHead(self, deepest, embed, num_classes, dtype, rng)
+            self.head_layers = ClipHead(deepest, embed, num_classes, dtype, rng)
         else:
-            self.head_layers = ConvHead(self, deepest, cls_scale, num_classes, dtype, rng)
+            self.head_layers = ConvHead(deepest, cls_scale, num_classes, dtype, rng)
+        if self.head_layers is not None:
+            vars(self).update(self.head_layers.named())
         self._start()
 
     def _start(self) -> None:
@@ -201,9 +206,9 @@ class InternImage(nn.Module):
         if input.ndim != 4 or input.shape[1] != 3:
             raise ValueError(f"InternImage: expected images (N, 3, H, W), got {tuple(input.shape)}")
         x, maps = self.patch_embed(input), []
-        for stage in self.levels:
+        for stage in self.stages:
             maps.append(stage(x))
-            if hasattr(stage, "downsample"):
+            if stage.downsample is not None:
                 x = stage.downsample(maps[-1])
         return maps
 
@@ -221,8 +226,8 @@ class InternImage(nn.Module):
         if len(grads) != LEVELS or all(grad is None for grad in grads):
             raise ValueError(f"expected the gradients of {LEVELS} stage maps, at least one of them not None")
         below: Array | None = None
-        for stage, grad in zip(reversed(list(self.levels)), reversed(list(grads)), strict=True):
-            if below is not None:
+        for stage, grad in zip(reversed(self.stages), reversed(grads), strict=True):
+            if below is not None and stage.downsample is not None:
                 below = stage.downsample.backward(below)
             total = add(grad, below)
             below = None if total is None else stage.backward(contiguous(total))

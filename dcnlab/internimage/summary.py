@@ -52,9 +52,9 @@ def costs(model: InternImage, size: int | tuple[int, int] = 224) -> list[Cost]:
     h, w = _half(_half(height)), _half(_half(width))
     channels = model.channels
     found = [_stem(model, (height, width))]
-    for number, stage in enumerate(model.levels):
+    for number, stage in enumerate(model.stages):
         found.append(_stage(f"stage {number + 1}", stage, (h, w), channels))
-        if hasattr(stage, "downsample"):
+        if stage.downsample is not None:
             h, w, channels = _half(h), _half(w), 2 * channels
     return [*found, _head(model, (h, w), channels)]
 
@@ -100,7 +100,8 @@ def summary(model: InternImage, size: int | tuple[int, int] = 224, title: str = 
         [
             f"{title}, one image of {shown}, {np.dtype(model.settings.dtype).name}",
             format_table(header, lines),
-            "mult-adds: convolutions, linear layers, and 5 a tap and channel of DCNv3; kept: what layers keep for backward",
+            "mult-adds: convolutions, linear layers, and 5 a tap and channel of DCNv3",
+            "kept: what the layers keep for backward",
         ]
     )
 
@@ -126,15 +127,14 @@ def _stem(model: InternImage, size: tuple[int, int]) -> Cost:
 
 def _stage(name: str, stage: Stage, size: tuple[int, int], channels: int) -> Cost:
     h, w = size
-    pixels, blocks = h * w, list(stage.blocks)
-    macs, kept = (len(blocks) * pixels * n for n in _block(blocks[0], channels))
-    norms = hasattr(stage, "norm") + len(getattr(stage, "post_norms", ()))
-    kept += norms * pixels * channels
-    if hasattr(stage, "downsample"):
+    pixels, blocks = h * w, len(stage.blocks)
+    macs, kept = (blocks * pixels * n for n in _block(stage.first_block, channels))
+    kept += stage.further_norms * pixels * channels
+    if stage.downsample is not None:
         below = _half(h) * _half(w)
         macs += below * 2 * channels * channels * 9
         kept += pixels * channels + below * 2 * channels
-    return Cost(name, (h, w, channels), len(blocks), _count(stage), macs, kept)
+    return Cost(name, (h, w, channels), blocks, _count(stage), macs, kept)
 
 
 def _block(block: Block, channels: int) -> tuple[int, int]:
@@ -153,16 +153,14 @@ def _head(model: InternImage, size: tuple[int, int], channels: int) -> Cost:
     pixels, head = size[0] * size[1], model.head_layers
     if head is None:
         return Cost("head", (), 0, 0, 0, 0)
-    classes, wide = model.head.weight.shape
+    classes, wide = head.head.weight.shape
     if isinstance(head, ConvHead):
-        modules = (model.conv_head, model.head)
-        expanded = model.conv_head[0].weight.shape[0]
+        expanded = head.conv_head[0].weight.shape[0]
         macs = pixels * channels * expanded + wide * classes
         kept = pixels * channels + 2 * pixels * expanded + wide
     else:
-        modules = (model.dcnv3_head_x4, model.dcnv3_head_x3, model.clip_projector, model.fc_norm, model.head)
-        width, tokens = model.dcnv3_head_x3.weight.shape[0], 4 * pixels
+        width, tokens = head.dcnv3_head_x3.weight.shape[0], 4 * pixels
         to_one_resolution = pixels * channels * 4 * width + tokens * channels // 2 * width
         macs = to_one_resolution + width * wide + wide * classes
         kept = pixels * channels + 5 * tokens * width + 4 * width + 2 * wide
-    return Cost("head", (classes,), 0, _count(*modules), macs, kept)
+    return Cost("head", (classes,), 0, _count(*head.named().values()), macs, kept)

@@ -62,7 +62,7 @@ def test_without_a_variant_the_defaults_are_taken_with_a_warning_that_names_them
     path = saved(tmp_path, InternImage(**SMALL, rng=0))
     with pytest.warns(UserWarning, match=r"none of the published variants .* offset_scale=1.0\. Give them"):
         InternImage.from_checkpoint(path)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="none of the published variants") as caught:
         model = InternImage.from_checkpoint(FOLDER / "net_h.pth", offset_scale=1.0)
     message = str(caught[0].message)
     assert "post_norm=False" in message
@@ -88,14 +88,18 @@ def test_a_saved_model_comes_back(tmp_path, suffix, rng):
         lambda state: {f"module.{key}": value for key, value in state.items()},
         lambda state: {f"model.{key}": value for key, value in state.items()},
         lambda state: {f"module.model.{key}": value for key, value in state.items()},
-        lambda state: {f"backbone.{key}": v for key, v in state.items()} | {"decode_head.weight": np.zeros(3, np.float32)},
+        lambda state: (
+            {f"backbone.{key}": v for key, v in state.items()} | {"decode_head.weight": np.zeros(3, np.float32)}
+        ),
     ],
 )
 def test_prefixes_of_other_programs(tmp_path, change):
     model = InternImage(**SMALL, layer_scale=1.0, rng=0)
     path = saved(tmp_path, model, change=change)
     again = InternImage.from_checkpoint(path, offset_scale=1.0)
-    assert all(np.array_equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True)
+    )
 
 
 def test_a_detection_backbone_has_no_head(tmp_path, rng):

@@ -1,5 +1,7 @@
 """The published variants: parameters, multiply-adds, keys; the stacking and the scaling rule."""
 
+import itertools
+
 import pytest
 
 from dcnlab import InternImage
@@ -71,7 +73,7 @@ def test_the_scaling_rule_from_the_origin(phi, name, blocks_less):
 
 def test_a_step_of_the_scaling_rule_doubles_the_multiply_adds():
     counts = [totals(InternImage(**scale(phi).settings, num_classes=None))[1] for phi in range(5)]
-    for small, large in zip(counts, counts[1:], strict=False):
+    for small, large in itertools.pairwise(counts):
         assert 1.6 < large / small < 2.5  # widths are rounded to whole groups
 
 
