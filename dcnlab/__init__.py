@@ -15,6 +15,9 @@ __version__ = "0.1.0"
 # Where each public name lives. Submodules (dcnlab.viz, ...) come the same way.
 _HOMES = {
     "dcnlab.backends": ["use_backend"],
+    "dcnlab.checkpoints.load": ["load_checkpoint"],
+    "dcnlab.checkpoints.save": ["save_checkpoint"],
+    "dcnlab.errors": ["UnsafeCheckpoint"],
     "dcnlab.explain": ["explain_pixel"],
     "dcnlab.geometry": [
         "SamplingGrid",
@@ -26,6 +29,7 @@ _HOMES = {
     ],
     "dcnlab.gradients": ["gradcheck"],
     "dcnlab.info": ["show_config"],
+    "dcnlab.internimage.model": ["InternImage"],
     "dcnlab.layouts": ["dcnv2_from_dcnv3", "dcnv3_from_dcnv2"],
     "dcnlab.modulation": [
         "normalise_modulation",
@@ -61,16 +65,20 @@ _HOMES = {
     "dcnlab.reference.deformable": ["DCNv3Grads", "DeformConv2dGrads"],
     "dcnlab.reference.sampling": ["sampling_matrix"],
 }
-_SUBMODULES = ("nn", "reference", "viz")
+_SUBMODULES = ("internimage", "nn", "reference", "viz")
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = ["BackendUnavailable", "__version__", *sorted(_HOME), *_SUBMODULES]
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
+    import dcnlab.internimage as internimage  # noqa: F401
     import dcnlab.nn as nn  # noqa: F401
     import dcnlab.reference as reference  # noqa: F401
     import dcnlab.viz as viz  # noqa: F401
     from dcnlab.backends import use_backend as use_backend
+    from dcnlab.checkpoints.load import load_checkpoint as load_checkpoint
+    from dcnlab.checkpoints.save import save_checkpoint as save_checkpoint
+    from dcnlab.errors import UnsafeCheckpoint as UnsafeCheckpoint
     from dcnlab.explain import explain_pixel as explain_pixel
     from dcnlab.geometry import SamplingGrid as SamplingGrid
     from dcnlab.geometry import output_size as output_size
@@ -80,6 +88,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from dcnlab.geometry import tap_positions as tap_positions
     from dcnlab.gradients import gradcheck as gradcheck
     from dcnlab.info import show_config as show_config
+    from dcnlab.internimage.model import InternImage as InternImage
     from dcnlab.layouts import dcnv2_from_dcnv3 as dcnv2_from_dcnv3
     from dcnlab.layouts import dcnv3_from_dcnv2 as dcnv3_from_dcnv2
     from dcnlab.modulation import normalise_modulation as normalise_modulation

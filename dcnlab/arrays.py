@@ -28,6 +28,11 @@ def is_cupy(array: Array) -> bool:
     return type(array).__module__.partition(".")[0] == "cupy"
 
 
+def as_numpy(array: Array) -> np.ndarray:
+    """Return `array` on the host, as a NumPy array."""
+    return array.get() if is_cupy(array) else np.asarray(array)
+
+
 def lies_channels_last(images: Array) -> bool:
     """Whether an NCHW array is a view of a contiguous NHWC one, and not contiguous itself."""
     return bool(images.transpose(0, 2, 3, 1).flags.c_contiguous and not images.flags.c_contiguous)

@@ -188,8 +188,6 @@ def attention_arguments(
 def norm_arguments(rng: Rng, shape: tuple[int, ...] = (2, 3, 5), axis: int = -1, statistics: bool = False) -> Arguments:
     """Return random float64 arrays for `layer_norm`, or for `batch_norm` with axis 1 and 4 dimensions."""
     channels = shape[axis]
-    # The input is not drawn first: a checker with the same seed would draw it again as its grad_output, and along the
-    # input itself the gradient of a normalisation is 0.
     weight, bias = rng.standard_normal((2, channels))
     arguments: Arguments = {"input": 1 + 2 * rng.standard_normal(shape), "weight": weight, "bias": bias}
     if statistics:

@@ -1,4 +1,4 @@
-"""The `dcnlab` command: demo, info, gradcheck, kernels, bench."""
+"""The `dcnlab` command: demo, info, gradcheck, model, kernels, bench, convert."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=_natural, default=0, metavar="N")
     check.set_defaults(run=_gradcheck)
 
+    model = commands.add_parser(
+        "model", help="shapes, parameters, multiply-adds and memory of an InternImage, by stage"
+    )
+    model.add_argument("variant", choices=_variants(), help="one of %(choices)s", metavar="VARIANT")
+    model.add_argument("--size", type=_positive, metavar="N", help="side of the image (default: the published one)")
+    model.set_defaults(run=_model)
+
     kernels = commands.add_parser("kernels", help="check CUDA C++ kernels of your own on this CPU")
     actions = kernels.add_subparsers(dest="action", required=True, metavar="WHAT")
     checked = actions.add_parser(
@@ -62,6 +69,18 @@ def _parser() -> argparse.ArgumentParser:
     ops.add_argument("--repeats", type=_positive, default=15, metavar="N", help="rounds (default: %(default)s)")
     ops.add_argument("--out", metavar="FILE.json", help="also record the figures")
     ops.set_defaults(run=_bench_ops)
+    models = kinds.add_parser("model", help="InternImage: time beside matmul, time of each layer, memory")
+    models.add_argument("--variant", choices=_variants(), default="T", help="(default: %(default)s)")
+    models.add_argument("--size", type=_positive, default=224, metavar="N", help="of the image (default: %(default)s)")
+    models.add_argument("--repeats", type=_positive, default=5, metavar="N", help="rounds (default: %(default)s)")
+    models.add_argument("--huge", action="store_true", help="also the memory of variant H (1.09 billion parameters)")
+    models.add_argument("--out", metavar="FILE.json", help="also record the figures")
+    models.set_defaults(run=_bench_model)
+
+    convert = commands.add_parser("convert", help="write a checkpoint as .safetensors or .npz, running nothing in it")
+    convert.add_argument("input", metavar="IN", help="a checkpoint of torch (.pth), .safetensors or .npz")
+    convert.add_argument("output", metavar="OUT", help="the file to write; its suffix chooses the format")
+    convert.set_defaults(run=_convert)
     return parser
 
 
@@ -69,6 +88,12 @@ def _backends() -> list[str]:
     from dcnlab.backends import BACKENDS
 
     return list(BACKENDS)
+
+
+def _variants() -> list[str]:
+    from dcnlab.internimage.variants import VARIANTS
+
+    return list(VARIANTS)
 
 
 def _natural(text: str) -> int:
@@ -111,10 +136,34 @@ def _gradcheck(arguments: argparse.Namespace) -> int:
     return 0 if table.ok else 1
 
 
+def _model(arguments: argparse.Namespace) -> int:
+    from dcnlab.internimage import VARIANTS, InternImage
+    from dcnlab.internimage.summary import summary
+
+    variant = VARIANTS[arguments.variant]
+    model = InternImage(**variant.settings)
+    print(summary(model, arguments.size or variant.size, f"InternImage-{variant.name}"))
+    return 0
+
+
 def _check_kernels(arguments: argparse.Namespace) -> int:
     from dcnlab.launch.check_file import check_file
 
     return check_file(arguments.file, arguments.mode)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from dcnlab.checkpoints.convert import convert
+
+    print(convert(arguments.input, arguments.output))
+    return 0
+
+
+def _bench_model(arguments: argparse.Namespace) -> int:
+    from dcnlab.bench.model import run
+
+    run(arguments.variant, arguments.size, arguments.repeats, arguments.out, arguments.huge)
+    return 0
 
 
 def _bench_ops(arguments: argparse.Namespace) -> int:

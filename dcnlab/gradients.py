@@ -163,7 +163,9 @@ def gradcheck(
             raise TypeError(f"gradcheck: {name} must be a float64 array, float32 is too coarse for finite differences")
     checks = []
     for name in names:
-        problem = _Problem(function, backward, dict(arguments), name, positions, step, np.random.default_rng(seed))
+        # A stream of its own: arguments drawn with the same seed must not come back as directions.
+        rng = np.random.default_rng((seed, 1))
+        problem = _Problem(function, backward, dict(arguments), name, positions, step, rng)
         error, worst, skipped = problem.directions(directions) if form == "directions" else problem.jacobian()
         checks.append(
             InputCheck(

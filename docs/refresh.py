@@ -1,7 +1,7 @@
 """Regenerate the blocks of README.md and kernels/README.md that are made from something else.
 
-README.md shows recorded runs (`make figures` records them anew first): docs/results/ops.json (`dcnlab bench ops --out`)
-and docs/results/demo.json (the results.json of a demo). kernels/README.md lists the kernels by their header comments.
+README.md shows recorded runs (`make figures` records them anew first): docs/results/ops.json and model.json (`dcnlab
+bench ops --out`, `dcnlab bench model --huge --out`) and demo.json (the results.json of a demo). kernels/README.md lists the kernels by their header comments.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dcnlab.bench import model, model_memory
 from dcnlab.bench.ops import BOUNDS, SPEEDUPS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,8 +38,31 @@ def bench_block(record: dict[str, Any]) -> str:
         f"{'x'.join(map(str, memory['shape']))} input needs {memory['forward_workspace_mb']} MB forward and "
         f"{memory['backward_workspace_mb']} MB backward beyond its arguments and results (numpy). Measured by `dcnlab "
         f"bench ops` on {m['date']}: {m['cpu']}, {m['system']}, Python {m['python']}, NumPy {m['numpy']}, SciPy "
-        f"{m['scipy']}. On a shared machine the small sizes vary by a fifth from run to run. Not every aim is reached "
-        "yet; no GPU figure is measured yet.",
+        f"{m['scipy']}. On a shared machine the small sizes vary by a fifth from run to run. No GPU figure is measured "
+        "yet.",
+    ]
+    return "\n".join(lines)
+
+
+def model_block(record: dict[str, Any]) -> str:
+    """Return the model's times, its slowest layers and its memory in Markdown."""
+    m, ms = record["machine"], record["ms"]
+    lines = [f"| InternImage-{record['variant']}, {record['size']}x{record['size']} | ms | x np.matmul | bound |"]
+    lines.append("|---|---|---|---|")
+    for name, time in ms.items():
+        ratio, bound = record["ratio"].get(name), model.BOUNDS.get(name)
+        lines.append(f"| {name} | {time:.1f} | {ratio or 1:.0f} | {f'at most {bound}' if bound else ''} |")
+    backend, layers = next(iter(record["layers"].items()))
+    spent = {kind: sum(by_part.values()) for kind, by_part in layers.items()}
+    slowest = sorted(spent, key=lambda kind: -spent[kind])[:6]
+    shares = ", ".join(f"{kind} {spent[kind] / sum(spent.values()):.0%}" for kind in slowest)
+    lines += [
+        "",
+        f"float32, batch 1, one thread. Of forward and backward together on backend {backend}: {shares}. "
+        + ". ".join(sentence[0].upper() + sentence[1:] for sentence in map(model_memory.sentence, record["memory"]))
+        + f". Measured by `dcnlab bench model --huge` on {m['date']}: {m['cpu']}, {m['system']}, Python {m['python']}, "
+        f"NumPy {m['numpy']}. The published PyTorch code's CPU path takes {model.BOUNDS['cpu forward']} x (forward) and "
+        f"{model.BOUNDS['cpu forward + backward']} x (forward + backward) such a matmul.",
     ]
     return "\n".join(lines)
 
@@ -82,6 +106,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "docs/results/ops.json": lambda: bench_block(_record("ops")),
         "docs/results/demo.json": lambda: demo_block(_record("demo")),
+        "docs/results/model.json": lambda: model_block(_record("model")),
     },
     "kernels/README.md": {"the header comments": lambda: ladder_block(ROOT / "kernels")},
 }

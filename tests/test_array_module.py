@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import scipy.special
+from golden_nets import golden, load_net
 from helpers import assert_close
 from nn.layers import LAYERS
 
@@ -165,6 +166,18 @@ def test_layers_run_on_arrays_that_refuse_numpy(cupy, case, mode):
     for name, actual in layer.state_dict().items():
         assert type(actual) is StrictArray
         assert_close(unwrap(actual), plain.state_dict()[name], 1e-12, name=name)
+
+
+def test_a_whole_model_runs_on_arrays_that_refuse_numpy(cupy):
+    model, data = load_net("net_h", "float64"), golden("net_h", "float64")
+    model.to(cupy)
+    with dcnlab.use_backend("numpy"):
+        logits = model(wrap(data["input"]))
+        grad = model.backward(wrap(data["grad_logits"]))
+    assert type(logits) is StrictArray
+    assert type(grad) is StrictArray
+    assert_close(unwrap(logits), data["logits"])
+    assert_close(unwrap(grad), data["grad_input"])
 
 
 def test_the_stand_in_refuses_what_cupy_refuses(cupy):

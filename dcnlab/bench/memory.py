@@ -24,7 +24,7 @@ def measure() -> dict[str, Any]:
     return found
 
 
-def _peak() -> int:
+def peak() -> int:
     """Return the peak resident size of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux, where ru_maxrss would include the parent's size at the fork
@@ -43,12 +43,12 @@ def _main() -> None:
     mask = rng.random((1, 9, SIDE, SIDE), np.float32)
     small_image, small_offset = (np.ascontiguousarray(a[..., :8, :8]) for a in (image, offset))
     deform_conv2d(small_image, small_offset, weight, padding=1)  # load what is loaded on first use
-    start = _peak()
+    start = peak()
     output = deform_conv2d(image, offset, weight, None, 1, 1, 1, mask)
-    forward = _peak() - start - output.nbytes
+    forward = peak() - start - output.nbytes
     grads = deform_conv2d_backward(output, image, offset, weight, None, 1, 1, 1, mask)
     results = output.nbytes + sum(g.nbytes for g in grads if g is not None)
-    both = _peak() - start - results
+    both = peak() - start - results
     arguments = image.nbytes + offset.nbytes + weight.nbytes + mask.nbytes
     json.dump(
         {
@@ -56,7 +56,7 @@ def _main() -> None:
             "arguments_mb": round(arguments / 1e6),
             "forward_workspace_mb": round(forward / 1e6),
             "backward_workspace_mb": round(both / 1e6),
-            "peak_rss_mb": round(_peak() / 1e6),
+            "peak_rss_mb": round(peak() / 1e6),
         },
         sys.stdout,
     )

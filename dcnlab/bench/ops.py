@@ -43,7 +43,7 @@ MEMORY_BOUND_MB = 1000
 def run(rounds: int = 15, out: str | None = None) -> dict[str, Any]:
     """Measure, print the tables, and record them as JSON where `out` is given; return the record."""
     compiled, why_not = _compiled()
-    with _threads(1):
+    with threads(1):
         record = {
             "machine": machine(),
             "rounds": rounds,
@@ -65,7 +65,7 @@ def _compiled() -> tuple[bool, str]:
 
 
 @contextlib.contextmanager
-def _threads(number: int) -> Iterator[None]:
+def threads(number: int) -> Iterator[None]:
     """Give the kernels and the BLAS this many threads."""
     from threadpoolctl import threadpool_limits
 
@@ -179,7 +179,7 @@ def _two_threads(image: np.ndarray, offset: np.ndarray, mask: np.ndarray, groups
 
 
 def _with_threads(call: Callable[[], Any], number: int) -> Any:
-    with _threads(number):
+    with threads(number):
         return call()
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dcnlab.arrays import Array, is_cupy, require_arrays
+from dcnlab.arrays import Array, as_numpy, is_cupy, require_arrays
 from dcnlab.nn.initialise import Initialise
 
 Rng = np.random.Generator | int | None  # as numpy.random.default_rng takes it
@@ -225,6 +225,13 @@ class Module(ABC):
         for name in common:
             own[name].value = given[name].astype(own[name].dtype)  # a copy
         return LoadedKeys(missing, unexpected)
+
+    def to(self, xp: Any) -> Self:
+        """Move the state to the arrays of a module: ``layer.to(cupy)``, and back with ``layer.to(numpy)``."""
+        for _, state in self.named_state():
+            value = state.value
+            state.value = as_numpy(value) if xp is np else xp.asarray(value)
+        return self
 
     # -- mode --
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dcnlab.arrays import Array, is_cupy
+from dcnlab.arrays import Array, as_numpy
 from dcnlab.geometry import SamplingGrid
 
 if TYPE_CHECKING:
@@ -34,11 +34,6 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float] = (6.0, 5.4), project
     if getattr(ax, "name", None) != projection:
         raise ValueError(f"ax must be matplotlib axes with projection {projection!r}, got {getattr(ax, 'name', ax)!r}")
     return ax
-
-
-def as_numpy(array: Array) -> np.ndarray:
-    """Return `array` on the host: matplotlib draws NumPy arrays only."""
-    return array.get() if is_cupy(array) else np.asarray(array)
 
 
 def require_image(image: Array, grid: SamplingGrid | None = None) -> np.ndarray:

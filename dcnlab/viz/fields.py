@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dcnlab.arrays import Array
+from dcnlab.arrays import Array, as_numpy
 from dcnlab.geometry import SamplingGrid
 from dcnlab.viz.canvas import (
-    as_numpy,
     axes_or_new,
     frame_view,
     group_colour,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dcnlab.arrays import Array
-from dcnlab.viz.canvas import VALUE_MAP, as_numpy, axes_or_new, group_colour, require_index
+from dcnlab.arrays import Array, as_numpy
+from dcnlab.viz.canvas import VALUE_MAP, axes_or_new, group_colour, require_index
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
