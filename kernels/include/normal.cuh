@@ -15,7 +15,7 @@ struct Normal {
 // erfcx(t / sqrt 2) / (2 u) for 0 <= t <= 14.5 (erfcx of scipy.special) at 4000 Chebyshev points of v, by least squares
 // weighted anew until the largest relative error was as small as it gets (Lawson's iteration), 1.5e-8; 4e-8 with the
 // coefficients rounded to float. For every float x, x Phi(x) is within 7 units in the last place of the exact value, and
-// within 10 where Phi(x) is too small for a normal number (x < -13).
+// within 10 where Phi(x) is too small for a normal number (x < -12.9).
 __device__ __forceinline__ Normal<float> normal(float x) {
     const float size = fabsf(x), t = size < 16.0f ? size : 16.0f;  // a NaN, too
     const float u = 2.5f / (t + 2.5f), v = 1.0f - 2.0f * u;
