@@ -62,8 +62,8 @@ def model_block(record: dict[str, Any]) -> str:
         f"float32, batch 1, one thread. Of forward and backward together on backend {backend}: {shares}. "
         + ". ".join(sentence[0].upper() + sentence[1:] for sentence in map(model_memory.sentence, record["memory"]))
         + f". Measured by `dcnlab bench model --huge` on {m['date']}: {m['cpu']}, {m['system']}, Python "
-        + f"{m['python']}, NumPy {m['numpy']}. The published PyTorch code on a CPU takes {model.BOUNDS['cpu forward']} x "
-        + f"such a matmul forward and {model.BOUNDS['cpu forward + backward']} x forward and backward.",
+        + f"{m['python']}, NumPy {m['numpy']}. The published PyTorch code on a CPU takes {model.BOUNDS['cpu forward']} "
+        + f"such matmuls forward and {model.BOUNDS['cpu forward + backward']} forward and backward.",
     ]
     return "\n".join(lines)
 
