@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 QUERIES = {"A": (0.3, 0.5), "B": (0.6, 0.3), "C": (0.7, 0.75)}  # parts of height and width
-MOST_GROUPS = 3  # in a close-up: more are not told apart
+MOST_GROUPS = 2  # in a close-up: more cover each other
 REACH = 4.5  # pixels of the stage's map from the query to the edge of its close-up
 DECADES = 4  # of the logarithmic colour scale of a receptive field
 SHARES = (0.5, 0.9)  # of the gradient that the circles hold
@@ -69,8 +69,9 @@ def all_figures(look: Look) -> dict[str, tuple[Figure, str]]:
     figures["receptive-fields.png"] = (
         receptive_fields(look),
         "How strongly the pixel of each stage's map that the cross marks depends on each pixel of the photo: the mean "
-        "of |gradient| over random signs of the features, on a logarithmic scale. Circles hold 50 % and 90 % of the "
-        "sum.",
+        "of |gradient| over random signs of the features, on a logarithmic scale. The circles hold 50 % (solid) and "
+        "90 % (dashed) of the sum. The fine lattice comes from the stem: of two neighbouring pixels, a convolution of "
+        "kernel 3 and stride 2 reads one twice.",
     )
     return figures
 
@@ -88,7 +89,7 @@ def shown_groups(groups: int) -> list[int]:
     """Return a few groups, evenly spread.
 
     >>> shown_groups(8), shown_groups(2)
-    ([0, 4, 7], [0, 1])
+    ([0, 7], [0, 1])
     """
     return np.linspace(0, groups - 1, min(groups, MOST_GROUPS)).round().astype(int).tolist()
 
@@ -101,7 +102,8 @@ def points_caption(look: Look, stage: int) -> str:
     return (
         f"Stage {stage + 1}, stride {layer.stride}, block {layer.block + 1} of {layer.block + 1}. Left: the points of "
         f"all {layer.grid.groups} groups for three pixels of the map. Right: close-ups, {which}, told apart by the "
-        "colour of the rim; area and filling of a disc are its modulation, hollow circles the regular grid."
+        "colour of the rim; area and filling of a disc are its modulation, hollow circles the regular grid. What lies "
+        "beyond the photo reads zeros."
     )
 
 
@@ -140,7 +142,10 @@ def _all_points(ax: Axes, photo: np.ndarray, layer: LayerSampling, grid: Samplin
         ax.scatter(taps[:, 1], taps[:, 0], s=9, color=colour, edgecolors="black", linewidths=0.3, zorder=3)
         corner = (centre[0] - reach, centre[1] - reach)
         ax.add_patch(Rectangle(corner, 2 * reach, 2 * reach, fill=False, color=colour, linewidth=1.5, zorder=4))
-        ax.annotate(letter, corner, (3, -3), textcoords="offset points", va="top", path_effects=halo(), color="white")
+        # In the middle of a small frame a letter would cover the points.
+        place = corner if min(corner) > 0 and max(corner) + 2 * reach < len(photo) else centre
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 11, "fontweight": "bold", "zorder": 5}
+        ax.text(*place, letter, color="white", path_effects=halo(3), clip_on=True, **style)
     _whole(ax, len(photo))
     ax.set_title(f"stage {layer.stage + 1}, all {grid.groups} groups", fontsize=10)
 
@@ -204,16 +209,21 @@ def offset_lengths(layer: LayerSampling) -> np.ndarray:
 
 def depth(look: Look) -> Figure:
     """Draw how many taps count, and how long the offsets are, against the number of the layer."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(13, 4.2)
     left, right = figure.subplots(1, 2)
     taps = look.sampled[0].grid.tap_count
     for ax, numbers in ((left, effective_taps), (right, offset_lengths)):
-        low, median, high = np.array([np.percentile(numbers(layer), (10, 50, 90)) for layer in look.sampled]).T
+        low, median, high = np.array(
+            [np.percentile(numbers(layer), (10, 50, 90), method="nearest") for layer in look.sampled]
+        ).T
         layers = np.arange(1, len(median) + 1)
         ax.fill_between(layers, low, high, color=group_colour(1), alpha=0.45, label="middle 80 %", zorder=2)
         ax.plot(layers, median, "o-", color=group_colour(5), markersize=4, label="median", zorder=3)
         _stages(ax, look.sampled)
         ax.grid(alpha=0.3)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="DCNv3 layer", xlim=(0.5, len(median) + 0.5))
     left.axhline(taps, color="0.3", linewidth=1, linestyle="--", label=f"all {taps} taps equal", zorder=1)
     left.set(ylabel="taps that count", ylim=(0, taps * 1.1))
@@ -241,7 +251,7 @@ def _stages(ax: Axes, sampled: list[LayerSampling]) -> None:
 
 def receptive_fields(look: Look) -> Figure:
     """Draw the effective receptive field of each stage, and what share of it lies within which radius."""
-    figure = new_figure(13, 3.9)
+    figure = new_figure(13, 3.3)
     axes = figure.subplots(1, 1 + LEVELS)
     size = len(look.photo)
     axes[0].imshow(look.photo)

@@ -34,6 +34,7 @@ def write_page(folder: Path, look: Look, captions: dict[str, str], version: str)
         photo=html.escape(look.name),
         size=len(look.photo),
         classes=_classes(look),
+        taps=look.sampled[0].grid.tap_count,
         points="\n".join(points),
         modulation=figures["modulation.png"],
         depth=figures["depth.png"],

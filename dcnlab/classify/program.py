@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dcnlab
 from dcnlab.backends import BACKENDS, use_backend
+from dcnlab.images import read_image
 from dcnlab.internimage.class_names import IMAGENET_1K, READERS, class_names
 from dcnlab.internimage.model import InternImage
 from dcnlab.internimage.prediction import Prediction, classify, published_size, variant_of
 from dcnlab.internimage.preprocess import check_size, crop, preprocess
 from dcnlab.internimage.receptive import centre_on_image, fields_of_maps, middle
 from dcnlab.internimage.sampled import sampling_grids
-from dcnlab.internimage.variants import LEVELS, VARIANTS
+from dcnlab.internimage.variants import LEVELS
 from dcnlab.pages import DPI, writable_folder
 
 if TYPE_CHECKING:
@@ -69,11 +71,11 @@ def run(
 
     if size is not None:
         check_size(size)
-    photo = crop(image, size or 64)  # a photo that cannot be read is refused before the weights are
+    full = read_image(image)
+    model = _loaded(weights, variant, say)
+    size = size or published_size(model)
+    photo = crop(full, size)
     folder = writable_folder(show) if show is not None else None
-    model = InternImage.from_checkpoint(weights, variant)
-    size = size or (VARIANTS[variant].size if variant else published_size(model))
-    photo = crop(image, size)
     backend = _backend(say)
     say(f"{_described(model)}, {size}x{size} pixels")
     with use_backend(backend):
@@ -100,6 +102,20 @@ def table(found: list[Prediction]) -> str:
         for rank, p in enumerate(found, start=1)
     ]
     return "\n".join(lines)
+
+
+def _loaded(weights: str | os.PathLike[str], variant: str | None, say: Say) -> InternImage:
+    """Return the model of a checkpoint; what had to be guessed about it is said in a line, without a traceback."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = InternImage.from_checkpoint(weights, variant)
+    for warning in caught:
+        say(f"note: {warning.message}")
+    shapes = variant_of(model)
+    if variant is not None and shapes != variant:
+        found = f"variant {shapes}" if shapes else "none of the published variants"
+        raise ValueError(f"{os.fspath(weights)!r} is not of variant {variant}: it has the shapes of {found}")
+    return model
 
 
 def _backend(say: Say) -> str:

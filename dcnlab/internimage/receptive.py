@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dcnlab.arrays import Array
+from dcnlab.arrays import Array, array_module
 from dcnlab.internimage.model import InternImage
 from dcnlab.internimage.sampled import stage_stride
 from dcnlab.internimage.variants import LEVELS
@@ -95,13 +95,12 @@ def fields_of_maps(
         raise ValueError(f"directions must be an int of at least 1, got {directions!r}")
     features = maps[stage]
     y, x = middle(features.shape[1:3]) if pixel is None else _require_pixel(pixel, features.shape[1:3])
-    generator = np.random.default_rng(rng)
+    xp, generator = array_module(features), np.random.default_rng(rng)
     total: Array = 0
     for _ in range(directions):
         grads: list[Array | None] = [None] * LEVELS
-        grad = grads[stage] = features * 0
-        grad[...] = 0  # a feature that is not finite, times 0, is not 0
-        grad[:, y, x] = features.dtype.type(1) * generator.choice((-1.0, 1.0), features.shape[-1])
+        grad = grads[stage] = xp.zeros_like(features)
+        grad[:, y, x] = xp.asarray(generator.choice((-1.0, 1.0), features.shape[-1]))
         total = total + abs(model.backward_features(grads)).sum(axis=1)  # (N, H, W)
     return total / directions
 
