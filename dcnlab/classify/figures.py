@@ -118,8 +118,7 @@ def points(look: Look, stage: int) -> Figure:
     groups = shown_groups(layer.grid.groups)
     few = dataclasses.replace(grid, offset=grid.offset[:, :, groups])
     weights = layer.modulation[:, :, :, groups]
-    chosen = np.stack([weights[0, y, x] for y, x in queries.values()])
-    limits = (0.0, float(np.max(chosen[np.isfinite(chosen)], initial=0.0)) or 1.0)
+    limits = _scale(np.stack([weights[0, y, x] for y, x in queries.values()]))
     for ax, (letter, pixel) in zip(close, queries.items(), strict=True):
         style: dict[str, Any] = {"limits": limits, "legend": False, "numbers": False, "margin": None}
         drawn = viz.sampling_points(look.photo, few, weights, [pixel], ax=ax, **style)
@@ -128,6 +127,11 @@ def points(look: Look, stage: int) -> Figure:
     figure.colorbar(drawn.taps[0], ax=close, label="modulation", shrink=0.85, pad=0.01)
     _group_legend(figure, groups)
     return figure
+
+
+def _scale(weights: np.ndarray) -> tuple[float, float]:
+    """Return the ends of a colour scale for modulations (..., K): taps that count equally are never at its end."""
+    return 0.0, float(np.max(weights[np.isfinite(weights)], initial=2 / weights.shape[-1]))
 
 
 def _all_points(ax: Axes, photo: np.ndarray, layer: LayerSampling, grid: SamplingGrid, queries: Any) -> None:
@@ -141,7 +145,8 @@ def _all_points(ax: Axes, photo: np.ndarray, layer: LayerSampling, grid: Samplin
         taps = positions[y, x].reshape(-1, 2)
         ax.scatter(taps[:, 1], taps[:, 0], s=9, color=colour, edgecolors="black", linewidths=0.3, zorder=3)
         corner = (centre[0] - reach, centre[1] - reach)
-        ax.add_patch(Rectangle(corner, 2 * reach, 2 * reach, fill=False, color=colour, linewidth=1.5, zorder=4))
+        if 2 * reach < len(photo):  # else the close-up shows all of it
+            ax.add_patch(Rectangle(corner, 2 * reach, 2 * reach, fill=False, color=colour, linewidth=1.5, zorder=4))
         # In the middle of a small frame a letter would cover the points.
         place = corner if min(corner) > 0 and max(corner) + 2 * reach < len(photo) else centre
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 11, "fontweight": "bold", "zorder": 5}
@@ -189,7 +194,8 @@ def modulation(look: Look) -> Figure:
     for stage, ax in enumerate(figure.subplots(2, 2).flat):
         layer = look.last_block(stage)
         group = int(np.nan_to_num(layer.modulation[0].std(axis=(0, 1)).mean(axis=-1)).argmax())
-        viz.modulation_maps(layer.grid, layer.modulation, group=group, ax=ax)
+        limits = _scale(layer.modulation[0, :, :, group])
+        viz.modulation_maps(layer.grid, layer.modulation, group=group, limits=limits, ax=ax)
         height, width = layer.grid.output_size
         title = f"stage {stage + 1}, block {layer.block + 1}, group {group}: {height}x{width} pixels"
         ax.set_title(title, fontsize=11)
@@ -228,7 +234,7 @@ def depth(look: Look) -> Figure:
     left.axhline(taps, color="0.3", linewidth=1, linestyle="--", label=f"all {taps} taps equal", zorder=1)
     left.set(ylabel="taps that count", ylim=(0, taps * 1.1))
     right.set(ylabel="length of the offsets (pixels of the map)")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, max(1.0, right.get_ylim()[1]))
     for ax in (left, right):
         ax.legend(frameon=False, loc="best")
     return figure

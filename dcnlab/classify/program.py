@@ -110,7 +110,7 @@ def _loaded(weights: str | os.PathLike[str], variant: str | None, say: Say) -> I
         warnings.simplefilter("always")
         model = InternImage.from_checkpoint(weights, variant)
     for warning in caught:
-        say(f"note: {warning.message}")
+        say(f"InternImage.from_checkpoint: {warning.message}")
     shapes = variant_of(model)
     if variant is not None and shapes != variant:
         found = f"variant {shapes}" if shapes else "none of the published variants"

@@ -38,8 +38,7 @@ def preprocess(image: Photo, size: int) -> np.ndarray:
     Notes
     -----
     Agrees with the validation transform of OpenGVLab/InternImage (classification/dataset/build.py, with its default
-    settings), and so with the preprocessor of the models on Hugging Face, but that this one crops a photo an odd
-    number of pixels too long at most one pixel further up or left.
+    settings). The preprocessor of the models on Hugging Face does the same, but rounds the half pixel of the crop down.
 
     Examples
     --------

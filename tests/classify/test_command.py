@@ -60,7 +60,7 @@ def test_what_is_printed(files, capsys, numpy_only):
     printed = capsys.readouterr()
     assert printed.err == ""
     lines = printed.out.splitlines()
-    assert lines[0].startswith("note: the checkpoint is none of the published variants")
+    assert lines[0].startswith("InternImage.from_checkpoint: the checkpoint is none of the published variants")
     assert lines[1] == "backend: numpy, which is slower; cpu is off: no compiler; pip install one"
     assert re.fullmatch(
         r"InternImage, none of the published variants, 0\.\d million parameters, 64x64 pixels", lines[2]
