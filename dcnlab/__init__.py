@@ -36,8 +36,6 @@ _HOMES = {
         "normalise_modulation_backward",
         "sigmoid",
         "sigmoid_backward",
-        "softmax",
-        "softmax_backward",
         "twice_sigmoid",
         "twice_sigmoid_backward",
     ],
@@ -47,8 +45,6 @@ _HOMES = {
         "attention_backward",
         "conv2d",
         "conv2d_backward",
-        "depthwise_conv2d",
-        "depthwise_conv2d_backward",
         "linear",
         "linear_backward",
     ],
@@ -57,10 +53,14 @@ _HOMES = {
         "batch_norm_backward",
         "cross_entropy",
         "cross_entropy_backward",
+        "depthwise_conv2d",
+        "depthwise_conv2d_backward",
         "gelu",
         "gelu_backward",
         "layer_norm",
         "layer_norm_backward",
+        "softmax",
+        "softmax_backward",
     ],
     "dcnlab.reference.deformable": ["DCNv3Grads", "DeformConv2dGrads"],
     "dcnlab.reference.sampling": ["sampling_matrix"],
@@ -95,8 +95,6 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from dcnlab.modulation import normalise_modulation_backward as normalise_modulation_backward
     from dcnlab.modulation import sigmoid as sigmoid
     from dcnlab.modulation import sigmoid_backward as sigmoid_backward
-    from dcnlab.modulation import softmax as softmax
-    from dcnlab.modulation import softmax_backward as softmax_backward
     from dcnlab.modulation import twice_sigmoid as twice_sigmoid
     from dcnlab.modulation import twice_sigmoid_backward as twice_sigmoid_backward
     from dcnlab.ops.deformable import dcnv3 as dcnv3
@@ -107,18 +105,20 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from dcnlab.ops.dense import attention_backward as attention_backward
     from dcnlab.ops.dense import conv2d as conv2d
     from dcnlab.ops.dense import conv2d_backward as conv2d_backward
-    from dcnlab.ops.dense import depthwise_conv2d as depthwise_conv2d
-    from dcnlab.ops.dense import depthwise_conv2d_backward as depthwise_conv2d_backward
     from dcnlab.ops.dense import linear as linear
     from dcnlab.ops.dense import linear_backward as linear_backward
     from dcnlab.ops.layers import batch_norm as batch_norm
     from dcnlab.ops.layers import batch_norm_backward as batch_norm_backward
     from dcnlab.ops.layers import cross_entropy as cross_entropy
     from dcnlab.ops.layers import cross_entropy_backward as cross_entropy_backward
+    from dcnlab.ops.layers import depthwise_conv2d as depthwise_conv2d
+    from dcnlab.ops.layers import depthwise_conv2d_backward as depthwise_conv2d_backward
     from dcnlab.ops.layers import gelu as gelu
     from dcnlab.ops.layers import gelu_backward as gelu_backward
     from dcnlab.ops.layers import layer_norm as layer_norm
     from dcnlab.ops.layers import layer_norm_backward as layer_norm_backward
+    from dcnlab.ops.layers import softmax as softmax
+    from dcnlab.ops.layers import softmax_backward as softmax_backward
     from dcnlab.reference.deformable import DCNv3Grads as DCNv3Grads
     from dcnlab.reference.deformable import DeformConv2dGrads as DeformConv2dGrads
     from dcnlab.reference.sampling import sampling_matrix as sampling_matrix

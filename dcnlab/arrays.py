@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,11 @@ def as_numpy(array: Array) -> np.ndarray:
     return array.get() if is_cupy(array) else np.asarray(array)
 
 
+def lies_channels_last(images: Array) -> bool:
+    """Whether an NCHW array is a view of a contiguous NHWC one, and not contiguous itself."""
+    return bool(images.transpose(0, 2, 3, 1).flags.c_contiguous and not images.flags.c_contiguous)
+
+
 def array_module(*arrays: Array) -> Any:
     """Return the module (numpy or cupy) that the arrays belong to.
 
@@ -49,6 +55,12 @@ def sparse_module(xp: Any) -> Any:
     return sparse
 
 
+@lru_cache(maxsize=64)
+def type_name(dtype: np.dtype) -> str:
+    """Return the name of a dtype, such as "float32"; NumPy puts it together anew each time."""
+    return dtype.name
+
+
 def require_arrays(operator: str, dtypes: tuple[str, ...] = FLOAT_TYPES, /, **arrays: Array) -> None:
     """Refuse anything but arrays of one library and one of `dtypes`; None stands for 'absent'.
 
@@ -61,7 +73,7 @@ def require_arrays(operator: str, dtypes: tuple[str, ...] = FLOAT_TYPES, /, **ar
     for name, array in present.items():
         if not (isinstance(array, np.ndarray) or is_cupy(array)):
             raise TypeError(f"{operator}: {name} must be a NumPy or CuPy array, got {type(array).__name__}")
-        if array.dtype.name not in dtypes:
+        if type_name(array.dtype) not in dtypes:
             half = " (float16 is for the backends 'cpu' and 'cuda')" if array.dtype.name == "float16" else ""
             raise TypeError(f"{operator}: {name} must be {' or '.join(dtypes)}, got {array.dtype}{half}")
     first, *others = present.items()

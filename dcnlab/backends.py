@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 
 from dcnlab.arrays import FLOAT_TYPES, Array, is_cupy
@@ -23,8 +25,8 @@ class Backend:
     name : str
     what : str
         One line for `dcnlab info`.
-    implementation : str
-        The module with the operators.
+    package : str
+        With the modules of operators: `dcnlab.reference`, or the same by kernels.
     require : callable
         Raises `BackendUnavailable`, saying what is missing and the line that brings it, where the backend cannot run.
     dtypes : tuple of str
@@ -34,7 +36,7 @@ class Backend:
 
     name: str
     what: str
-    implementation: str
+    package: str
     require: Callable[[], object]
     dtypes: tuple[str, ...] = FLOAT_TYPES
     library: str | None = None
@@ -55,6 +57,12 @@ def _nothing() -> None:
 
 
 def _compiler() -> object:
+    return _compiler_on(os.environ.get("CXX"), os.environ.get("PATH"))
+
+
+@lru_cache(maxsize=4)
+def _compiler_on(named: str | None, path: str | None) -> object:
+    """Look for the compiler once, not in every call; where there is none, look again."""
     from dcnlab.launch import find_compiler
 
     return find_compiler()
@@ -73,18 +81,18 @@ BACKENDS = {
         Backend(
             "numpy",
             "readable vectorised reference; also runs on CuPy arrays when asked for by name",
-            "dcnlab.reference.deformable",
+            "dcnlab.reference",
             _nothing,
         ),
         Backend(
             "cpu",
             "the CUDA kernels, compiled for this CPU; NumPy arrays",
-            "dcnlab.compiled.deformable",
+            "dcnlab.compiled",
             _compiler,
             HALF,
             "numpy",
         ),
-        Backend("cuda", "the CUDA kernels, on a GPU; CuPy arrays", "dcnlab.compiled.deformable", _gpu, HALF, "cupy"),
+        Backend("cuda", "the CUDA kernels, on a GPU; CuPy arrays", "dcnlab.compiled", _gpu, HALF, "cupy"),
     )
 }
 
@@ -121,8 +129,8 @@ def choose(backend: str | None, array: Array) -> Backend:
     return BACKENDS[_known(backend or _in_force.get() or ("cuda" if is_cupy(array) else "numpy"))]
 
 
-def implementation(backend: Backend, array: Array) -> ModuleType:
-    """Return the module that implements the operators. Nothing falls back silently.
+def implementation(backend: Backend, module: str, array: Array) -> ModuleType:
+    """Return a module of operators, such as "deformable", as the backend implements it. Nothing falls back silently.
 
     Raises
     ------
@@ -139,7 +147,7 @@ def implementation(backend: Backend, array: Array) -> ModuleType:
     if backend.library not in (None, library):
         cure = "cupy.asarray(x)" if library == "numpy" else "cupy.asnumpy(x)"
         raise TypeError(f"backend {backend.name!r} takes {backend.library} arrays, got {library}; convert with {cure}")
-    return importlib.import_module(backend.implementation)
+    return importlib.import_module(f"{backend.package}.{module}")
 
 
 def _known(name: str) -> str:

@@ -23,7 +23,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Operator:
-    """A public operator, its backward pass, and the loops that specify both."""
+    """A public operator, its backward pass, and the loops that specify both; with a kernel, it takes `backend`."""
 
     name: str
     function: Callable[..., Any]
@@ -31,6 +31,11 @@ class Operator:
     loops: Callable[..., Any] | None
     loops_backward: Callable[..., Any] | None
     has_kernel: bool = False
+
+    @property
+    def is_deformable(self) -> bool:
+        """Whether it samples between pixels."""
+        return self.name in ("deform_conv2d", "dcnv3")
 
 
 def _operator(module: Any, specification: Any, name: str, has_kernel: bool = False) -> Operator:
@@ -51,17 +56,18 @@ OPERATORS = {
         _operator(deformable, loops, "deform_conv2d", has_kernel=True),
         _operator(deformable, loops, "dcnv3", has_kernel=True),
         _operator(dense, loops_regular, "conv2d"),
-        _operator(dense, loops_regular, "depthwise_conv2d"),
+        _operator(layers, loops_regular, "depthwise_conv2d", has_kernel=True),
         _operator(dense, loops_regular, "linear"),
         _operator(dense, loops_layers, "attention"),
-        _operator(layers, loops_layers, "layer_norm"),
+        _operator(layers, loops_layers, "layer_norm", has_kernel=True),
         _operator(layers, loops_layers, "batch_norm"),
-        _operator(layers, loops_layers, "gelu"),
+        _operator(layers, loops_layers, "gelu", has_kernel=True),
         _operator(layers, loops_layers, "cross_entropy"),
-        _operator(modulation, loops_regular, "softmax"),
+        _operator(layers, loops_regular, "softmax", has_kernel=True),
         _operator(modulation, loops_regular, "sigmoid"),
         _operator(modulation, loops_regular, "twice_sigmoid"),
-        _operator(modulation, loops_regular, "normalise_modulation"),  # made of the others: no loops of its own
+        # Made of the others: no loops of its own.
+        _operator(modulation, loops_regular, "normalise_modulation", has_kernel=True),
     )
 }
 
@@ -240,7 +246,7 @@ class Case:
     def arguments(self, rng: Rng) -> Arguments:
         """Return random arrays for the operator, by the names of its arguments."""
         maker = _MAKERS[self.operator.name]
-        geometry = self.settings if self.operator.has_kernel else {}
+        geometry = self.settings if self.operator.is_deformable else {}
         return maker(rng, **geometry, **self.shapes)
 
     def fixed(self, backend: str | None = None) -> dict[str, Any]:
@@ -250,7 +256,7 @@ class Case:
     @property
     def positions(self) -> Callable[[Mapping[str, Any]], Any] | None:
         """Where the samples are, as `gradcheck` asks for it; None for operators that sample on pixels only."""
-        if not self.operator.has_kernel:
+        if not self.operator.is_deformable:
             return None
         return self._positions
 

@@ -14,7 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dcnlab.arrays import Array, array_module, require_arrays, require_shape
+import numpy as np
+
+from dcnlab.arrays import FLOAT_TYPES, Array, array_module, require_arrays, require_shape
+from dcnlab.backends import choose
+from dcnlab.ops.layers import softmax, softmax_backward
 
 
 def sigmoid(input: Array) -> Array:
@@ -47,29 +51,6 @@ def twice_sigmoid_backward(grad_output: Array, input: Array) -> Array:
     return 2 * sigmoid_backward(grad_output, input)
 
 
-def softmax(input: Array, axis: int = -1) -> Array:
-    """Return exp(input) / sum(exp(input)) along `axis`; the largest entry is subtracted first, so nothing overflows.
-
-    >>> import numpy as np
-    >>> softmax(np.array([1000.0, 1000.0])).tolist()
-    [0.5, 0.5]
-    """
-    require_arrays("softmax", input=input)
-    xp = array_module(input)
-    powers = xp.exp(input - input.max(axis=axis, keepdims=True))
-    return powers / powers.sum(axis=axis, keepdims=True)
-
-
-def softmax_backward(grad_output: Array, input: Array, axis: int = -1) -> Array:
-    r"""Return the gradient of the logits: :math:`m_k (g_k - \sum_j m_j g_j)`, m = softmax(input).
-
-    A constant added to all logits changes nothing, and the gradients along `axis` sum to 0.
-    """
-    _check_backward("softmax_backward", grad_output, input)
-    m = softmax(input, axis)
-    return m * (grad_output - (m * grad_output).sum(axis=axis, keepdims=True))
-
-
 def _none(input: Array) -> Array:
     return input.copy()
 
@@ -79,7 +60,7 @@ def _none_backward(grad_output: Array, input: Array) -> Array:
 
 
 # Each kind's forward and backward, on (..., G, K) logits.
-KINDS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]] = {
+KINDS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
     "softmax": (softmax, softmax_backward),
     "sigmoid": (sigmoid, sigmoid_backward),
     "twice_sigmoid": (twice_sigmoid, twice_sigmoid_backward),
@@ -87,7 +68,7 @@ KINDS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]
 }
 
 
-def normalise_modulation(logits: Array, kind: str, groups: int) -> Array:
+def normalise_modulation(logits: Array, kind: str, groups: int, *, backend: str | None = None) -> Array:
     """Return the modulation of (..., G*K) logits, in the same shape.
 
     Parameters
@@ -96,11 +77,15 @@ def normalise_modulation(logits: Array, kind: str, groups: int) -> Array:
     kind : {"softmax", "sigmoid", "twice_sigmoid", "none"}
     groups : int
         G; softmax runs over the K taps of each group.
+    backend : {"numpy", "cpu", "cuda"}, optional
+        For softmax, which has kernels; the other kinds are array-library code in every backend.
 
     Raises
     ------
     ValueError
         For an unknown kind, or when the last axis does not divide into `groups`.
+    BackendUnavailable
+        A backend that cannot run here.
 
     Examples
     --------
@@ -109,31 +94,47 @@ def normalise_modulation(logits: Array, kind: str, groups: int) -> Array:
     [0.1111, 0.1111, 0.1111]
     """
     forward, _ = _kind(kind)
-    return forward(_by_tap(logits, groups)).reshape(logits.shape)
+    rows = _by_tap("normalise_modulation", groups, backend, logits=logits)
+    return _call(forward, kind, backend, rows).reshape(logits.shape)
 
 
-def normalise_modulation_backward(grad_output: Array, logits: Array, kind: str, groups: int) -> Array:
+def normalise_modulation_backward(
+    grad_output: Array, logits: Array, kind: str, groups: int, *, backend: str | None = None
+) -> Array:
     """Return the gradient of the logits of `normalise_modulation`."""
     _, backward = _kind(kind)
-    _check_backward("normalise_modulation_backward", grad_output, logits)
-    return backward(_by_tap(grad_output, groups), _by_tap(logits, groups)).reshape(logits.shape)
+    rows = _by_tap("normalise_modulation_backward", groups, backend, logits=logits, grad_output=grad_output)
+    return _call(backward, kind, backend, rows[::-1]).reshape(logits.shape)
 
 
-def _kind(kind: str) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
+def _kind(kind: str) -> tuple[Callable[..., Array], Callable[..., Array]]:
     if kind not in KINDS:
         raise ValueError(f"modulation must be one of {', '.join(KINDS)}, got {kind!r}")
     return KINDS[kind]
 
 
-def _by_tap(logits: Array, groups: int) -> Array:
-    """Return (..., G*K) as (..., G, K)."""
-    require_arrays("normalise_modulation", logits=logits)
+def _call(function: Callable[..., Array], kind: str, backend: str | None, arrays: list[Array]) -> Array:
+    """Call one of `KINDS`, on the backend if it has kernels; float16 is a format of storage only."""
+    if kind == "softmax":
+        return function(*arrays, backend=backend)
+    dtype = arrays[0].dtype
+    if dtype.name in FLOAT_TYPES:
+        return function(*arrays)
+    return function(*(array.astype(np.float32) for array in arrays)).astype(dtype)
+
+
+def _by_tap(operator: str, groups: int, backend: str | None, logits: Array, **others: Array) -> list[Array]:
+    """Return (..., G*K) arrays as (..., G, K), once they have been checked."""
+    require_arrays(operator, choose(backend, logits).dtypes, logits=logits, **others)
     channels = logits.shape[-1] if logits.ndim else 0
     if groups < 1 or channels == 0 or channels % groups:
         raise ValueError(
-            f"normalise_modulation: logits have G*K = {groups}*K channels on the last axis, got {tuple(logits.shape)}"
+            f"{operator}: logits have G*K = {groups}*K channels on the last axis, got {tuple(logits.shape)}"
         )
-    return logits.reshape(*logits.shape[:-1], groups, channels // groups)
+    for name, array in others.items():
+        require_shape(operator, name, array, "the logits'", tuple(logits.shape))
+    shape = (*logits.shape[:-1], groups, channels // groups)
+    return [array.reshape(shape) for array in (logits, *others.values())]
 
 
 def _check_backward(operator: str, grad_output: Array, input: Array) -> None:

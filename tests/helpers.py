@@ -27,8 +27,32 @@ def assert_close(actual, expected, tolerance=None, name=""):
     assert error <= tolerance, f"{name}: relative error {error:.3e} exceeds {tolerance:.0e}"
 
 
+def expect(actual, expected, what):
+    """Within rounding of the float64 reference, relative to the largest entry; not finite in the same places."""
+    if expected is None:
+        assert actual is None
+        return
+    if actual.dtype != np.float16:
+        assert_close(actual, expected, name=what)
+        return
+    assert np.array_equal(np.isnan(actual), np.isnan(expected)), what
+    finite = np.isfinite(expected)
+    a, e = actual[finite].astype(float), expected[finite]
+    # Rounding the exact result costs half a unit in the last place; float accumulation adds far less.
+    allowed = np.maximum(np.spacing(np.abs(e).astype(np.float16)).astype(float), 2e-7) + 1e-5 * abs(e).max(initial=0)
+    assert (abs(a - e) <= allowed).all(), f"{what}: {(abs(a - e) / allowed).max():.2f} x what is allowed"
+
+
+def each_gradient(grads):
+    """Return what a backward pass returns as a tuple: operators of one argument return its gradient alone."""
+    return grads if isinstance(grads, tuple) else (grads,)
+
+
 def assert_grads_close(actual, expected, tolerance=None):
-    """Compare two NamedTuples of gradients field by field; None must meet None."""
+    """Compare two NamedTuples of gradients field by field, or one gradient; None must meet None."""
+    if not isinstance(expected, tuple):
+        assert_close(actual, expected, tolerance, "gradient")
+        return
     for name in expected._fields:
         a, e = getattr(actual, name), getattr(expected, name)
         if e is None:

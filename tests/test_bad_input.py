@@ -228,6 +228,8 @@ def test_every_operator_refuses_other_types(rng, case, each_backend):
     first = next(iter(arrays))
     halves = case.operator.has_kernel and each_backend == "cpu"  # which it takes, but not beside others
     for bad in (np.float16, int, complex):
+        if bad is np.float16 and halves and len(arrays) == 1:
+            continue
         message = "one dtype" if bad is np.float16 and halves else "float32 or float64"
         if bad is np.float16 and len(arrays) == 1:
             message = "float16 is for the backends"

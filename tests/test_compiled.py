@@ -1,12 +1,14 @@
 """The backend "cpu" through the public functions, and arrays of other libraries through DLPack."""
 
+import importlib
+import inspect
 import sys
 import types
 
 import numpy as np
 import pytest
 from compiler import require_compiler
-from helpers import assert_close, assert_grads_close, dcnv3_cases, deform_conv2d_cases
+from helpers import assert_close, assert_grads_close, dcnv3_cases, deform_conv2d_cases, each_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +19,13 @@ from dcnlab.compiled import rungs
 from dcnlab.gradient_table import check_operators
 
 SEEDS = st.integers(0, 2**32 - 1)
+# Modules that exist twice, as reference and compiled, and their operators.
+PAIRS = {
+    "deformable": ["deform_conv2d", "dcnv3"],
+    "depthwise": ["depthwise_conv2d"],
+    "normalisation": ["layer_norm"],
+    "activation": ["gelu", "softmax"],
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +43,7 @@ def pair(name, arguments, fixed, dtype):
     assert_close(output, expected, name="output")
     grad = np.random.default_rng(0).standard_normal(output.shape).astype(dtype)
     grads = operator.backward(grad, **typed, **fixed, backend="cpu")
-    assert all(g is None or (g.dtype == dtype and g.flags.c_contiguous) for g in grads)
+    assert all(g is None or (g.dtype == dtype and g.flags.c_contiguous) for g in each_gradient(grads))
     assert_grads_close(grads, operator.backward(grad.astype(float), **exact, **fixed))
 
 
@@ -71,7 +80,7 @@ def test_float16_is_at_most_twice_the_rounding_of_the_exact_result(rng, case):
     grad = rng.standard_normal(output.shape).astype(np.float16)
     grads = operator.backward(grad, **half, **case.settings, backend="cpu")
     expected_grads = operator.backward(grad.astype(float), **exact, **case.settings)
-    for actual, wanted in [(output, expected), *zip(grads, expected_grads, strict=True)]:
+    for actual, wanted in [(output, expected), *zip(each_gradient(grads), each_gradient(expected_grads), strict=True)]:
         if wanted is None:
             continue
         assert actual.dtype == np.float16
@@ -88,15 +97,30 @@ def test_every_gradient_is_right_on_this_backend(capsys):
 
 
 def test_the_two_implementations_have_the_same_functions_and_arguments():
-    import inspect
+    for name, functions in PAIRS.items():
+        compiled = importlib.import_module(f"dcnlab.compiled.{name}")
+        reference = importlib.import_module(f"dcnlab.reference.{name}")
+        for function in (f"{f}{back}" for f in functions for back in ("", "_backward")):
+            ours = list(inspect.signature(getattr(compiled, function)).parameters.values())
+            assert ours[-1].name == "call", "which kernels: for tests and benchmarks"
+            assert ours[:-1] == list(inspect.signature(getattr(reference, function)).parameters.values())
+    pairs = {function for functions in PAIRS.values() for function in functions}
+    assert pairs == {name for name, operator in OPERATORS.items() if operator.has_kernel} - {"normalise_modulation"}
 
-    from dcnlab.compiled import deformable as compiled
-    from dcnlab.reference import deformable as reference
 
-    for name in ("deform_conv2d", "deform_conv2d_backward", "dcnv3", "dcnv3_backward"):
-        ours = list(inspect.signature(getattr(compiled, name)).parameters.values())
-        assert ours[-1].name == "call", "which kernels: for tests and benchmarks"
-        assert ours[:-1] == list(inspect.signature(getattr(reference, name)).parameters.values())
+@pytest.mark.parametrize("case", [c for c in catalogue.CASES if c.operator.has_kernel], ids=lambda c: c.label)
+def test_a_backend_that_cannot_run_says_so(rng, case, monkeypatch):
+    if case.settings.get("kind", "softmax") != "softmax":
+        pytest.skip("array-library code in every backend")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    arrays = case.arguments(rng)
+    output = case.operator.function(**arrays, **case.settings)
+    for backend, message in (("cpu", "backend 'cpu' cannot run: CXX="), ("cuda", "backend 'cuda' cannot run")):
+        with pytest.raises(dcnlab.BackendUnavailable, match=message):
+            case.operator.function(**arrays, **case.settings, backend=backend)
+        with pytest.raises(dcnlab.BackendUnavailable, match=message), dcnlab.use_backend(backend):
+            case.operator.backward(output, **arrays, **case.settings)
 
 
 def test_images_too_large_for_the_kernels_numbers_are_refused():

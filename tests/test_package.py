@@ -98,9 +98,11 @@ def test_cupy_arrays_go_to_the_cuda_backend():
     assert backends.choose(None, FakeCupyArray()).name == "cuda"
     assert backends.choose("numpy", FakeCupyArray()).name == "numpy"
     with pytest.raises(TypeError, match=r"backend 'cpu' takes numpy arrays, got cupy; convert with cupy\.asnumpy"):
-        backends.implementation(dataclasses.replace(backends.BACKENDS["cpu"], require=bool), FakeCupyArray())
+        backends.implementation(
+            dataclasses.replace(backends.BACKENDS["cpu"], require=bool), "deformable", FakeCupyArray()
+        )
     with pytest.raises(TypeError, match=r"backend 'cuda' takes cupy arrays, got numpy; convert with cupy\.asarray"):
-        backends.implementation(dataclasses.replace(backends.BACKENDS["cuda"], require=bool), np.ones(3))
+        backends.implementation(dataclasses.replace(backends.BACKENDS["cuda"], require=bool), "deformable", np.ones(3))
 
 
 # -- command line --------------------------------------------------------------------------------------------------

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from dcnlab.arrays import Array, array_module, is_cupy
+from dcnlab.arrays import Array, array_module, is_cupy, type_name
 from dcnlab.compiled.rungs import IN_USE, RUNGS, arithmetic, kernel, width_for
 from dcnlab.geometry import IntOrPair, SamplingGrid, pair, scaled_taps
+from dcnlab.launch import Kernel, Launcher
 from dcnlab.launch.arguments import address_of
 
 THREADS = 128  # of a block
@@ -54,13 +56,22 @@ class Call:
         """Return the rung of an operator."""
         return self.rungs.get(operator) or IN_USE[operator, self.target]
 
-    def launch(self, operator: str, dtype: Any, channels: int, threads: int, images: int, *arguments: Any) -> None:
-        """Launch an operator's kernel for `threads` outputs or rows of taps an image."""
+    def launch(
+        self, operator: str, dtype: Any, channels: int, count: int, images: int, *arguments: Any, rows: int = 1
+    ) -> None:
+        """Launch an operator's kernel for `count` outputs or rows of taps an image (in each of `rows`)."""
         idea = self.idea(operator)
         rung = RUNGS[operator, idea]
         width = width_for(channels, dtype, self.target) if rung.has_width else None
-        compiled = kernel(operator, idea, np.dtype(dtype).name, width, self.target, self.mode, self.thread_order)
-        compiled[(-(-rung.threads(threads, self.target) // THREADS), min(images, MOST_IMAGES)), THREADS](*arguments)
+        compiled = kernel(operator, idea, type_name(dtype), width, self.target, self.mode, self.thread_order)
+        threads = rung.threads(count, self.target, rows)
+        _launcher(compiled, -(-threads // THREADS), min(images, MOST_IMAGES))(*arguments)
+
+
+@lru_cache(maxsize=256)
+def _launcher(compiled: Kernel, blocks: int, images: int) -> Launcher:
+    """Return a kernel that is ready to be called; kept between calls."""
+    return compiled[(blocks, images), THREADS]
 
 
 class DCNv3Arguments:

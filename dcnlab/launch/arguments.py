@@ -24,6 +24,8 @@ def dimensions(value: Any, what: str, most: tuple[int, int, int]) -> tuple[int, 
     >>> dimensions((4, 2), "grid", MOST_OF_GRID)
     (4, 2, 1)
     """
+    if type(value) is int and 1 <= value <= most[0]:
+        return value, 1, 1
     sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     whole = all(isinstance(s, (int, np.integer)) and not isinstance(s, bool) for s in sizes)
     if not whole or not 1 <= len(sizes) <= 3:
@@ -93,12 +95,12 @@ def _array(where: str, parameter: Parameter, value: Any, target: str) -> Any:
     return value
 
 
-def address_of(array: np.ndarray) -> int:
-    """Return where an array's data starts, the quick way: this is most of what a small launch costs."""
-    if array.dtype.names:  # whose array interface would list all fields
+def address_of(array: Any) -> int:
+    """Return where an array's data starts, the quick way: this is much of what a small launch costs."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):  # a read-only array, or an empty one
         return int(array.ctypes.data)
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 def _scalar(where: str, parameter: Parameter, value: Any) -> np.ndarray:

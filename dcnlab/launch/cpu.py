@@ -26,17 +26,6 @@ _TOGETHER = re.compile(r"__\w*sync\w*|__activemask|__shfl|__ballot|__any|__all")
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+[^;\[]*?(\w+)\s*\[\s*\]\s*;")
 
 
-class _Argument(ctypes.Structure):
-    """Mirror of Argument in kernels/cpu/control.h."""
-
-    _fields_ = (
-        ("value", ctypes.c_void_p),
-        ("data", ctypes.c_void_p),
-        ("bytes", ctypes.c_uint64),
-        ("item", ctypes.c_uint64),
-    )
-
-
 class _Request(ctypes.Structure):
     """Mirror of Request in kernels/cpu/control.h."""
 
@@ -48,8 +37,8 @@ class _Request(ctypes.Structure):
         ("checked", ctypes.c_int32),
         ("order", ctypes.c_int32),
         ("seed", ctypes.c_uint32),
-        ("arguments", ctypes.POINTER(_Argument)),
-        ("report", ctypes.POINTER(Report)),
+        ("arguments", ctypes.c_void_p),
+        ("report", ctypes.c_void_p),
     )
 
 
@@ -133,7 +122,8 @@ class CpuKernel:
         self._call.argtypes = [ctypes.POINTER(_Request)]
         sizes = getattr(library, f"dcnlab_sizes_{number}")
         sizes.restype = ctypes.POINTER(ctypes.c_uint64)
-        self._sizes = sizes()[: len(parameters)]
+        found = sizes()[: len(parameters)]
+        self._values = [(i, found[i]) for i, parameter in enumerate(parameters) if not parameter.pointer]
 
     def launch(
         self,
@@ -149,19 +139,23 @@ class CpuKernel:
                 f"{self._name}: a stream is for target='cuda'; on the CPU a launch returns when it is done"
             )
         self._check_sizes(arguments)
-        arrays = [value for p, value in zip(self._parameters, arguments, strict=True) if p.pointer]
-        arena = Arena(arrays) if self._fenced else None
-        count = max(1, len(arguments))
-        request_arguments, pointers = (_Argument * count)(), (ctypes.c_uint64 * count)()
+        arena = (
+            Arena([a for p, a in zip(self._parameters, arguments, strict=True) if p.pointer]) if self._fenced else None
+        )
+        locate = arena.address if arena else address_of
+        pointers = (ctypes.c_uint64 * max(1, len(arguments)))()
+        first = ctypes.addressof(pointers)
+        words: list[int] = []
         for i, (parameter, value) in enumerate(zip(self._parameters, arguments, strict=True)):
-            slot = request_arguments[i]
+            place = first + i * ctypes.sizeof(ctypes.c_uint64)
             if not parameter.pointer:
-                slot.value = address_of(value)
-                continue
-            slot.value = ctypes.addressof(pointers) + i * ctypes.sizeof(ctypes.c_uint64)
-            if value is not None:
-                slot.data = pointers[i] = arena.address(value) if arena else address_of(value)
-                slot.bytes, slot.item = value.nbytes, max(1, value.itemsize)
+                words += (address_of(value), 0, 0, 0)
+            elif value is None:
+                words += (place, 0, 0, 0)
+            else:
+                pointers[i] = locate(value)
+                words += (place, pointers[i], value.nbytes, max(1, value.itemsize))
+        packed = (ctypes.c_uint64 * max(1, len(words)))(*words)  # each four are an Argument of kernels/cpu/control.h
         report, order = Report(), self._backend.thread_order
         request = _Request(
             grid,
@@ -171,8 +165,8 @@ class CpuKernel:
             int(self._checked),
             order.order,
             order.seed,
-            request_arguments,
-            ctypes.pointer(report),
+            ctypes.addressof(packed),
+            ctypes.addressof(report),
         )
         failed = self._call(request)
         if arena:
@@ -183,8 +177,9 @@ class CpuKernel:
 
     def _check_sizes(self, arguments: list[Any]) -> None:
         """Refuse a struct whose size is not the one the compiler gave it."""
-        for parameter, size, value in zip(self._parameters, self._sizes, arguments, strict=True):
-            if not parameter.pointer and value.nbytes != size:
+        for i, size in self._values:
+            parameter, value = self._parameters[i], arguments[i]
+            if value.nbytes != size:
                 raise TypeError(
                     f"{self._name}: {parameter.name} ({parameter.type}) must have {size} bytes, "
                     f"got {value.dtype} of {value.nbytes}"

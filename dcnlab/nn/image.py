@@ -9,7 +9,6 @@ import numpy as np
 from dcnlab.arrays import Array, array_module
 from dcnlab.geometry import IntOrPair, Pair, pair
 from dcnlab.nn.basic import value_of
-from dcnlab.nn.depthwise import depthwise_backward, depthwise_forward
 from dcnlab.nn.initialise import by_fan_in, ones, zeros
 from dcnlab.nn.module import Buffer, Module, Parameter, Rng, require_grad_output, require_input
 from dcnlab.ops import dense, layers
@@ -99,14 +98,14 @@ class DepthwiseConv2d(Conv2d):
     def forward(self, input: Array) -> Array:
         """Return (N, C, Ho, Wo) of (N, C, H, W)."""
         arrays = (input, self.weight.value, value_of(self.bias))
-        output = depthwise_forward(*arrays, self.stride, self.padding, self.dilation)
+        output = layers.depthwise_conv2d(*arrays, self.stride, self.padding, self.dilation)
         self.keep(input=input)
         return output
 
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input."""
         arrays = (self.kept().input, self.weight.value, value_of(self.bias))
-        grads = depthwise_backward(grad_output, *arrays, self.stride, self.padding, self.dilation)
+        grads = layers.depthwise_conv2d_backward(grad_output, *arrays, self.stride, self.padding, self.dilation)
         self.weight.grad = grads.weight
         if self.bias is not None:
             self.bias.grad = grads.bias

@@ -84,7 +84,7 @@ def deform_conv2d(
     chosen = choose(backend, input)
     arrays = (input, offset, weight, bias, stride, padding, dilation, mask)
     _check_deform_conv2d("deform_conv2d", chosen.dtypes, *arrays)
-    module = implementation(chosen, input)
+    module = implementation(chosen, "deformable", input)
     with np.errstate(all="ignore"):  # NaN and inf are data here; what they do is promised above
         result: Array = module.deform_conv2d(*arrays)
     return result
@@ -132,7 +132,7 @@ def deform_conv2d_backward(
     shape = _check_deform_conv2d(operator, chosen.dtypes, *arrays)
     require_arrays(operator, chosen.dtypes, input=input, grad_output=grad_output)
     require_shape(operator, "grad_output", grad_output, "(N, O, Ho, Wo)", shape)
-    module = implementation(chosen, input)
+    module = implementation(chosen, "deformable", input)
     with np.errstate(all="ignore"):
         grads: DeformConv2dGrads = module.deform_conv2d_backward(grad_output, *arrays)
     return grads
@@ -198,7 +198,7 @@ def dcnv3(
     geometry = (kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
     chosen = choose(backend, input)
     _check_dcnv3("dcnv3", chosen.dtypes, input, offset, mask, *geometry)
-    module = implementation(chosen, input)
+    module = implementation(chosen, "deformable", input)
     with np.errstate(all="ignore"):
         result: Array = module.dcnv3(input, offset, mask, *geometry)
     return result
@@ -243,7 +243,7 @@ def dcnv3_backward(
     shape = _check_dcnv3(operator, chosen.dtypes, input, offset, mask, *geometry)
     require_arrays(operator, chosen.dtypes, input=input, grad_output=grad_output)
     require_shape(operator, "grad_output", grad_output, "(N, Ho, Wo, C)", shape)
-    module = implementation(chosen, input)
+    module = implementation(chosen, "deformable", input)
     with np.errstate(all="ignore"):
         grads: DCNv3Grads = module.dcnv3_backward(grad_output, input, offset, mask, *geometry)
     return grads

@@ -1,12 +1,10 @@
-"""Public convolutions and products of matrices without kernels: array-library code in every backend."""
+"""Public operators without kernels of their own: array-library code in every backend."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from dcnlab.arrays import Array, require_arrays, require_shape
+from dcnlab.arrays import FLOAT_TYPES, Array, require_arrays, require_shape
 from dcnlab.geometry import IntOrPair, output_size
 from dcnlab.ops.deformable import require_image, require_weight
 from dcnlab.reference import convolution, dense
@@ -41,7 +39,7 @@ def conv2d(
     TypeError, ValueError
         As `deform_conv2d`.
     """
-    _check_conv("conv2d", input, weight, bias, stride, padding, dilation)
+    require_conv("conv2d", FLOAT_TYPES, input, weight, bias, stride, padding, dilation)
     with np.errstate(all="ignore"):
         return convolution.conv2d(input, weight, bias, stride, padding, dilation)
 
@@ -56,57 +54,10 @@ def conv2d_backward(
     dilation: IntOrPair = 1,
 ) -> ConvGrads:
     """Gradients (input, weight, bias) of ``sum(conv2d(...) * grad_output)``; arguments as in `conv2d`."""
-    shape = _check_conv("conv2d_backward", input, weight, bias, stride, padding, dilation)
+    shape = require_conv("conv2d_backward", FLOAT_TYPES, input, weight, bias, stride, padding, dilation)
     require_grad_output("conv2d_backward", grad_output, input, "(N, O, Ho, Wo)", shape)
     with np.errstate(all="ignore"):
         return convolution.conv2d_backward(grad_output, input, weight, bias, stride, padding, dilation)
-
-
-def depthwise_conv2d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-) -> Array:
-    """Depthwise convolution: every channel has its own kernel, `conv2d` with groups = C = O.
-
-    Parameters
-    ----------
-    input : (N, C, H, W)
-    weight : (C, 1, kh, kw)
-    bias : (C,), optional
-    stride, padding, dilation : int or (vertical, horizontal)
-
-    Returns
-    -------
-    (N, C, Ho, Wo)
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `deform_conv2d`.
-    """
-    require_depthwise("depthwise_conv2d", input, weight, bias, stride, padding, dilation)
-    with np.errstate(all="ignore"):
-        return convolution.depthwise_conv2d(input, weight, bias, stride, padding, dilation)
-
-
-def depthwise_conv2d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-) -> ConvGrads:
-    """Gradients (input, weight, bias) of ``sum(depthwise_conv2d(...) * grad_output)``."""
-    shape = require_depthwise("depthwise_conv2d_backward", input, weight, bias, stride, padding, dilation)
-    require_grad_output("depthwise_conv2d_backward", grad_output, input, "(N, C, Ho, Wo)", shape)
-    with np.errstate(all="ignore"):
-        return convolution.depthwise_conv2d_backward(grad_output, input, weight, bias, stride, padding, dilation)
 
 
 def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -145,8 +96,10 @@ def attention(query: Array, key: Array, value: Array, scale: float | None = None
 
     Parameters
     ----------
-    query, key, value : (..., Q, D), (..., K, D), (..., K, E)
-        With the same leading axes: images, heads.
+    query : (..., Q, D)
+        The leading axes (images, heads) are those of `key` and `value`.
+    key : (..., K, D)
+    value : (..., K, E)
     scale : float, optional
         s, by default ``D**-0.5``.
 
@@ -174,8 +127,9 @@ def attention_backward(
         return dense.attention_backward(grad_output, query, key, value, scale)
 
 
-def _check_conv(
+def require_conv(
     operator: str,
+    dtypes: tuple[str, ...],
     input: Array,
     weight: Array,
     bias: Array | None,
@@ -183,19 +137,13 @@ def _check_conv(
     padding: IntOrPair,
     dilation: IntOrPair,
 ) -> tuple[int, ...]:
-    require_arrays(operator, input=input, weight=weight, bias=bias)
+    """Refuse arguments of a convolution that do not fit together; return the shape of the output."""
+    require_arrays(operator, dtypes, input=input, weight=weight, bias=bias)
     n, channels, size = require_image(operator, input, "(N, C, H, W)")
     out, kernel = require_weight(operator, weight, channels)
     if bias is not None:
         require_shape(operator, "bias", bias, "(O,)", (out,))
     return n, out, *output_size(size, kernel, stride, padding, dilation)
-
-
-def require_depthwise(operator: str, input: Array, weight: Array, *others: Any) -> tuple[int, ...]:
-    """Refuse arguments of `depthwise_conv2d` that do not fit together; return the shape of the output."""
-    shape = _check_conv(operator, input, weight, *others)
-    require_shape(operator, "weight", weight, "(C, 1, kh, kw)", (input.shape[1], 1, "kh", "kw"))
-    return shape
 
 
 def _check_linear(operator: str, input: Array, weight: Array, bias: Array | None) -> tuple[int, ...]:
@@ -222,7 +170,14 @@ def _check_attention(operator: str, query: Array, key: Array, value: Array) -> t
     return (*query.shape[:-1], value.shape[-1])
 
 
-def require_grad_output(operator: str, grad_output: Array, input: Array, formula: str, shape: tuple[int, ...]) -> None:
+def require_grad_output(
+    operator: str,
+    grad_output: Array,
+    input: Array,
+    formula: str,
+    shape: tuple[int, ...],
+    dtypes: tuple[str, ...] = FLOAT_TYPES,
+) -> None:
     """Refuse a grad_output that does not go with the output."""
-    require_arrays(operator, input=input, grad_output=grad_output)
+    require_arrays(operator, dtypes, input=input, grad_output=grad_output)
     require_shape(operator, "grad_output", grad_output, formula, shape)

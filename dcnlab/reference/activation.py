@@ -1,4 +1,4 @@
-"""GELU and the cross entropy, forward and backward."""
+"""GELU, softmax and the cross entropy, forward and backward."""
 
 from __future__ import annotations
 
@@ -47,6 +47,25 @@ def _ndtr(xp: Any) -> Callable[..., Array]:
     else:
         from scipy.special import ndtr
     return ndtr
+
+
+def softmax(input: Array, axis: int = -1) -> Array:
+    """Return exp(input) / sum(exp(input)) along `axis`; arguments as in `dcnlab.softmax`, not checked here."""
+    xp = array_module(input)
+    powers = xp.empty(input.shape, input.dtype)
+    xp.subtract(input, input.max(axis=axis, keepdims=True), out=powers)  # at most 0: nothing overflows
+    xp.exp(powers, out=powers)
+    powers /= powers.sum(axis=axis, keepdims=True)
+    return powers
+
+
+def softmax_backward(grad_output: Array, input: Array, axis: int = -1) -> Array:
+    """Return m * (grad_output - sum(m * grad_output)), m = softmax(input)."""
+    m = softmax(input, axis)
+    grad = m * grad_output
+    m *= grad.sum(axis=axis, keepdims=True)
+    grad -= m
+    return grad
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:

@@ -1,4 +1,4 @@
-"""Regular and depthwise convolution, NCHW, forward and backward: the operators that deformable ones grow from.
+"""Regular convolution, NCHW, forward and backward: the operator that deformable ones grow from.
 
 Their samples stand on pixels, so a tap's samples are a strided slice of the padded image.
 """
@@ -129,49 +129,5 @@ def conv2d_backward(
     return ConvGrads(
         input=grad_input,
         weight=weight_from_matrix(grad_matrix, weight.shape),
-        bias=None if bias is None else grad_output.sum(axis=(0, 2, 3)),
-    )
-
-
-def depthwise_conv2d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-) -> Array:
-    """Return the depthwise convolution of NCHW `input`; arguments as in `dcnlab.depthwise_conv2d`."""
-    xp = array_module(input)
-    windows = _Windows(input.shape[2:], weight.shape[2:], stride, padding, dilation)
-    padded, taps = windows.pad(input), weight.reshape(len(weight), -1)
-    output = xp.zeros((*input.shape[:2], *windows.size), input.dtype)
-    for tap, (ys, xs) in windows.taps():
-        output += taps[:, tap, None, None] * padded[:, :, ys, xs]
-    if bias is not None:
-        output += bias[:, None, None]
-    return output
-
-
-def depthwise_conv2d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-) -> ConvGrads:
-    """Return the gradients of sum(output * grad_output)."""
-    xp = array_module(input)
-    windows = _Windows(input.shape[2:], weight.shape[2:], stride, padding, dilation)
-    padded, taps = windows.pad(input), weight.reshape(len(weight), -1)
-    grad_padded, grad_taps = xp.zeros_like(padded), xp.empty_like(taps)
-    for tap, (ys, xs) in windows.taps():
-        grad_padded[:, :, ys, xs] += taps[:, tap, None, None] * grad_output
-        grad_taps[:, tap] = xp.einsum("ncyx,ncyx->c", padded[:, :, ys, xs], grad_output)
-    return ConvGrads(
-        input=xp.ascontiguousarray(windows.crop(grad_padded)),
-        weight=grad_taps.reshape(weight.shape),
         bias=None if bias is None else grad_output.sum(axis=(0, 2, 3)),
     )

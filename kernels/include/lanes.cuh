@@ -11,6 +11,19 @@
 
 #if defined(DCNLAB_CPU) && !defined(DCNLAB_CHECK)
 #define DCNLAB_WIDE
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#include <utility>
+#define DCNLAB_SHUFFLE
+#endif
+#endif
+#endif
+
+// Before a loop over an array of Lanes whose length is a constant: written out, each of them has a register of its own.
+#if defined(DCNLAB_WIDE) && !defined(__clang__)
+#define UNROLL _Pragma("GCC unroll 16")
+#else
+#define UNROLL _Pragma("unroll")
 #endif
 
 template <typename T, typename A>
@@ -29,6 +42,7 @@ struct Lanes {
     __device__ __forceinline__ Lanes operator-(const Lanes& b) const { return of(v - b.v); }
     __device__ __forceinline__ Lanes operator*(const Lanes& b) const { return of(v * b.v); }
     __device__ __forceinline__ Lanes operator*(A factor) const { return of(v * factor); }
+    __device__ __forceinline__ Lanes operator-(A b) const { return of(v - b); }
     static __device__ __forceinline__ Lanes of(Vector v) { Lanes lanes; lanes.v = v; return lanes; }
 #else
     A v[WIDTH] = {};
@@ -37,6 +51,7 @@ struct Lanes {
     __device__ __forceinline__ Lanes operator-(const Lanes& b) const { return each(b, [](A x, A y) { return x - y; }); }
     __device__ __forceinline__ Lanes operator*(const Lanes& b) const { return each(b, [](A x, A y) { return x * y; }); }
     __device__ __forceinline__ Lanes operator*(A f) const { return each(*this, [f](A x, A) { return x * f; }); }
+    __device__ __forceinline__ Lanes operator-(A b) const { return each(*this, [b](A x, A) { return x - b; }); }
     template <typename F>
     __device__ __forceinline__ Lanes each(const Lanes& b, F f) const {
         Lanes result;
@@ -74,18 +89,34 @@ struct Lanes {
         for (int c = 0; c < WIDTH; ++c)
             if (c < count) store(to + c, v[c]);
     }
+    // These lanes, with 0 in place of those beyond `count`.
+    __device__ __forceinline__ Lanes first(int count) const {
+        Lanes lanes = *this;
+        if (count < WIDTH)
+            for (int c = 0; c < WIDTH; ++c)
+                if (c >= count) lanes.v[c] = A(0);
+        return lanes;
+    }
     // Half of the lanes, from lane FIRST on.
     template <int FIRST>
     __device__ __forceinline__ Lanes<A, WIDTH / 2> half() const {
         Lanes<A, WIDTH / 2> result;
-#ifdef DCNLAB_WIDE
-        const auto* start = reinterpret_cast<const char*>(&v) + FIRST * sizeof(A);
-        __builtin_memcpy(&result.v, start, sizeof result.v);
+#ifdef DCNLAB_SHUFFLE
+        result.v = shuffled<FIRST>(std::make_integer_sequence<int, WIDTH / 2>());
+#elif defined(DCNLAB_WIDE)
+        __builtin_memcpy(&result.v, reinterpret_cast<const char*>(&v) + FIRST * sizeof(A), sizeof result.v);
 #else
         for (int c = 0; c < WIDTH / 2; ++c) result.v[c] = v[FIRST + c];
 #endif
         return result;
     }
+#ifdef DCNLAB_SHUFFLE
+    // Without taking the address of v, which would then be in memory rather than in a register all the time.
+    template <int FIRST, int... I>
+    __device__ __forceinline__ auto shuffled(std::integer_sequence<int, I...>) const {
+        return __builtin_shufflevector(v, v, (FIRST + I)...);
+    }
+#endif
     // Every lane is added to an array that nobody reads meanwhile.
     __device__ __forceinline__ void add_to(Scattered<A> to, int count) const {
 #ifdef DCNLAB_WIDE
@@ -100,10 +131,19 @@ struct Lanes {
     }
     // The sum of all lanes, halves first: few steps that wait for each other.
     __device__ __forceinline__ A total() const {
-        if constexpr (WIDTH == 1) {
-            return v[0];
+        if constexpr (WIDTH == 2) {
+            return v[0] + v[1];
         } else {
             return (half<0>() + half<WIDTH / 2>()).total();
         }
     }
 };
+
+// work(c, count) for the channels c .. c + count, WIDTH of them at a time and what is left at the end. In all calls but
+// the last, `count` is a constant: no question is asked for each load.
+template <int WIDTH, typename Work>
+__device__ __forceinline__ void by_lanes(int channels, const Work& work) {
+    int c = 0;
+    for (; c + WIDTH <= channels; c += WIDTH) work(c, WIDTH);
+    if (c < channels) work(c, channels - c);
+}

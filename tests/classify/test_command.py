@@ -164,7 +164,7 @@ def test_groups_that_are_shown_exist():
     ("options", "message"),
     [
         (["--size", "7"], r"size must be in 8\.\.4096, got 7"),
-        (["--variant", "T"], "tiny.safetensors is no InternImage-T: it has channels 8"),
+        (["--variant", "T"], r"tiny\.safetensors is no InternImage-T: it has channels 8"),
         (["--weights", "missing.pth"], "No such file"),
         (["--weights", "photo <b>.png"], "photo <b>.png"),
     ],

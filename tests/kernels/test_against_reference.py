@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import GOLDEN, assert_close, expected_gradient, golden_dcnv3, golden_deform_conv2d
+from helpers import GOLDEN, assert_close, expect, expected_gradient, golden_dcnv3, golden_deform_conv2d
 from threadpoolctl import threadpool_limits
 
 from dcnlab import catalogue
@@ -91,22 +91,6 @@ def reference(name, arrays, settings, grad):
     with np.errstate(all="ignore"):
         output = getattr(deformable, name)(**exact(arrays), **settings)
         return output, getattr(deformable, f"{name}_backward")(grad.astype(float), **exact(arrays), **settings)
-
-
-def expect(actual, expected, what):
-    """Within rounding of the float64 reference, relative to the largest entry; not finite in the same places."""
-    if expected is None:
-        assert actual is None
-        return
-    if actual.dtype != np.float16:
-        assert_close(actual, expected, name=what)
-        return
-    assert np.array_equal(np.isnan(actual), np.isnan(expected)), what
-    finite = np.isfinite(expected)
-    a, e = actual[finite].astype(float), expected[finite]
-    # Rounding the exact result costs half a unit in the last place; float accumulation adds far less.
-    allowed = np.maximum(np.spacing(np.abs(e).astype(np.float16)).astype(float), 2e-7) + 1e-5 * abs(e).max(initial=0)
-    assert (abs(a - e) <= allowed).all(), f"{what}: {(abs(a - e) / allowed).max():.2f} x what is allowed"
 
 
 def expect_all(found, wanted):

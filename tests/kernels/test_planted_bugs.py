@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from dcnlab import catalogue
-from dcnlab.compiled import calls
-from dcnlab.compiled import deformable as compiled
+from dcnlab.compiled import activation, calls, deformable, depthwise, normalisation
 from dcnlab.compiled.calls import Call
 from dcnlab.compiled.rungs import RUNGS
 from dcnlab.launch import KernelFault, kernels_folder, module
@@ -22,6 +21,10 @@ FORWARD, FORWARD_POINT = ("dcnv3_forward", "1_naive"), ("dcnv3_forward", "2_poin
 BACKWARD, BACKWARD_POINT = ("dcnv3_backward", "1_atomic"), ("dcnv3_backward", "2_point")
 CONV, COLUMNS = ("deform_conv2d_forward", "1_naive"), ("deform_conv2d_forward", "2_columns")
 CONV_BACK, COLUMNS_BACK = ("deform_conv2d_backward", "1_naive"), ("deform_conv2d_backward", "2_columns")
+GELU, GELU_BACK = ("gelu_forward", "1_run"), ("gelu_backward", "1_run")
+SOFTMAX, SOFTMAX_BACK = ("softmax_forward", "1_rows"), ("softmax_backward", "1_rows")
+NORM, NORM_BACK = ("layer_norm_forward", "1_row"), ("layer_norm_backward", "1_rows")
+DEPTHWISE, DEPTHWISE_BACK = ("depthwise_conv2d_forward", "1_run"), ("depthwise_conv2d_backward", "1_run")
 BILINEAR, LANES, CHANNELS, TAPS = (f"include/{name}.cuh" for name in ("bilinear", "lanes", "channels", "taps"))
 DCNV3, DEFORM_CONV2D = "include/dcnv3.cuh", "include/deform_conv2d.cuh"
 WIDTH = 4
@@ -158,7 +161,67 @@ BUGS = {
          ("atomicAdd(grad_weight + w, arriving * value);", "grad_weight[w] += arriving * value;")],
         "data race", "grad_weight", "grad_weight[w] += arriving * value;",
     ),
+    "a run goes on behind the last element": (
+        GELU, None, [("size - first < EACH ? int(size - first) : EACH", "EACH")],
+        "out of bounds", "input", "load<A>(input[first + i])",
+    ),
+    "GELU without its tail guard": (
+        GELU, None, [("    if (first >= size) return;\n", "\n"), (
+            "size - first < EACH ? int(size - first) : EACH", "EACH")],
+        "out of bounds", "input", "load<A>(input[first + i])",
+    ),
+    "the gradients of the next elements": (
+        GELU_BACK, None, [("store(grad_input + first + i,", "store(grad_input + first + i + 1,")],
+        ("data race", "out of bounds"), "grad_input", STORE,
+    ),
+    "softmax of rows that are not there": (
+        SOFTMAX, None, [("rows - first < EACH ? int(rows - first) : EACH", "EACH")],
+        "out of bounds", "input", ("load<A>(row[0])", "load<A>(row[k])"),
+    ),
+    "softmax of one tap more": (
+        SOFTMAX_BACK, None, [("k < taps; ++k) grad_input[k] *=", "k <= taps; ++k) grad_input[k] *=")],
+        ("data race", "out of bounds"), ("grad_input", "grad_output"),
+        ("grad_input[k] *= share", "powers[k] = load<A>(row[k])"),
+    ),
+    "layer norm without its tail guard": (
+        NORM, None, [("    if (number >= rows) return;\n", "\n")],
+        "out of bounds", "input", "lanes.v[c] = load<A>(from[c])",
+    ),
+    "the whole of the last lanes is normalised": (
+        NORM, LANES, [("if (c < channels) work(c, channels - c);", "if (c < channels) work(c, WIDTH);")],
+        "out of bounds", ("bias", "input", "output", "weight"), ("lanes.v[c] = load<A>(from[c])", STORE),
+    ),
+    "a plain add to the gradient of the scale": (
+        NORM_BACK, None,
+        [plain("grad_weight"), ("product.add_to(grad_weight + c, lanes);", "grad_weight[c] += product.v[0];")],
+        "data race", "grad_weight", "grad_weight[c] += product.v[0];",
+    ),
+    "the left border is not looked at": (
+        DEPTHWISE, None, [("if (i < run.count && x + i * shape.stride_x >= 0 &&", "if (i < run.count &&")],
+        "out of bounds", "input", "lanes.v[c] = load<A>(from[c])",
+    ),
+    "the last image row is followed by another": (
+        DEPTHWISE, None, [("if (y < 0 || y >= shape.height) continue;", "if (y < 0) continue;")],
+        "out of bounds", "input", "lanes.v[c] = load<A>(from[c])",
+    ),
+    "a run of pixels goes on behind the row": (
+        DEPTHWISE_BACK, None, [("if (i < run.count) pixel[i]", "pixel[i]")],
+        "out of bounds", "input", "lanes.v[c] = load<A>(from[c])",
+    ),
+    "a plain add to a tap's gradient": (
+        DEPTHWISE_BACK, None,
+        [plain("grad_weight"), ("along.add_to(grad_weight + tap, run.channels);", "grad_weight[tap] += along.v[0];")],
+        "data race", "grad_weight", "grad_weight[tap] += along.v[0];",
+    ),
 }  # fmt: skip
+# The operators that are not deformable: their modules, and arguments of shapes that every guard matters for.
+CONV_SHAPES = {"channels": 10, "outputs": 10, "groups": 10, "size": (3, 11)}
+OTHERS = {
+    "gelu": (activation, [({"shape": (3, 150)}, {})]),
+    "softmax": (activation, [({"shape": (45, 9)}, {}), ({"shape": (45, 4)}, {})]),
+    "layer_norm": (normalisation, [({"shape": (45, 10)}, {})]),
+    "depthwise_conv2d": (depthwise, [(CONV_SHAPES, {"padding": 1}), (CONV_SHAPES, {"padding": 1, "stride": 2})]),
+}
 
 
 def as_tuple(value):
@@ -201,23 +264,32 @@ def run(key, kernel=None, mode="check", monkeypatch=None):
 
         monkeypatch.setattr(calls, "kernel", replaced)
     name = operator.rpartition("_")[0]
-    for kernel_size in (3, 1):  # with one tap, the cells of many rows lie in the image as a whole
-        if name == "dcnv3":
-            shapes = {"channels": 10, "size": (3, 4), "groups": 2, "kernel_size": kernel_size}
-            arrays = catalogue.dcnv3_arguments(rng, **shapes, padding=kernel_size // 2)
-            settings = {"groups": 2, "kernel_size": kernel_size, "padding": kernel_size // 2}
-        else:
-            shapes = {"channels": 10, "outputs": 2, "size": (3, 4), "offset_groups": 2, "kernel_size": kernel_size}
-            arrays = catalogue.deform_conv2d_arguments(rng, **shapes, padding=kernel_size // 2)
-            settings = {"padding": kernel_size // 2}
-        arrays = {key: value.astype(np.float32) for key, value in arrays.items()}
+    module_, cases = OTHERS[name] if name in OTHERS else (deformable, deformable_cases(name))
+    for shapes, settings in cases:
+        arrays = arguments(name, rng, shapes)
         call = Call(arrays["input"], mode=mode, rungs={operator: idea})
-        function = getattr(compiled, name)
+        function = getattr(module_, name)
         if operator.endswith("forward"):
             function(**arrays, **settings, call=call)
         else:
             grad = function(**arrays, **settings)
-            getattr(compiled, f"{name}_backward")(grad, **arrays, **settings, call=call)
+            getattr(module_, f"{name}_backward")(grad, **arrays, **settings, call=call)
+
+
+def deformable_cases(name):
+    """With one tap, the cells of many rows lie in the image as a whole."""
+    for kernel_size in (3, 1):
+        shapes = {"channels": 10, "size": (3, 4), "kernel_size": kernel_size, "padding": kernel_size // 2}
+        settings = {"padding": kernel_size // 2}
+        if name == "dcnv3":
+            yield {**shapes, "groups": 2}, {**settings, "groups": 2, "kernel_size": kernel_size}
+        else:
+            yield {**shapes, "outputs": 2, "offset_groups": 2}, settings
+
+
+def arguments(name, rng, shapes):
+    case = catalogue.Case(catalogue.OPERATORS[name], "", {}, shapes)
+    return {key: value.astype(np.float32) for key, value in case.arguments(rng).items()}
 
 
 @pytest.mark.parametrize("mode", ["check", "ubsan"])

@@ -147,8 +147,9 @@ def test_a_depthwise_convolution_of_a_channels_last_view(case, batch, channels, 
     assert_close(actual[1][0], expected[1][0])
     for name, array in expected[2].items():
         assert_close(actual[2][name], array, name=name)
-    for array in (actual[0], actual[1][0]):
-        assert array.transpose(0, 2, 3, 1).flags.c_contiguous
+    if not view.flags.c_contiguous:  # one pixel, or one channel, lies either way
+        for array in (actual[0], actual[1][0]):
+            assert array.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
 def test_pixel_shuffle_puts_channels_where_pytorch_does():
