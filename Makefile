@@ -33,6 +33,7 @@ figures: $(READY)
 	cp dcnlab-demo/demo.png docs/images/demo.png
 	cp dcnlab-demo/results.json docs/results/demo.json
 	$(BIN)/dcnlab bench ops --out docs/results/ops.json
+	$(BIN)/python docs/real_weights.py
 	$(BIN)/dcnlab bench model --huge --out docs/results/model.json
 	$(BIN)/python docs/refresh.py
 

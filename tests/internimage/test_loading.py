@@ -144,8 +144,10 @@ def test_errors_name_missing_unexpected_and_misshapen_keys(tmp_path):
     assert "1 unexpected: levels.1.extra (2,)" in message
     assert "levels.3.blocks.0.mlp.fc2.bias (expected (64,), got (7,))" in message
     assert "\n" not in message
-    with pytest.raises(ValueError, match="as variant S"):
+    with pytest.raises(ValueError, match=r"as variant S: .* of another shape"):
         InternImage.from_checkpoint(saved(tmp_path, model), variant="S", **InternImage.variants["S"])
+    with pytest.raises(ValueError, match=r"no InternImage-T: it has channels 8 \(expected 64\), depths \[1, 1, 2, 1\]"):
+        InternImage.from_checkpoint(saved(tmp_path, model), variant="T")
 
 
 def test_files_of_something_else_are_refused(tmp_path):
