@@ -136,9 +136,41 @@ def test_the_table_of_rungs_names_files_and_kernels_that_exist():
 
     for rung in rungs.RUNGS.values():
         assert f"{rung.kernel}(" in (kernels_folder() / rung.path).read_text()
-    for (operator, target), idea in rungs.IN_USE.items():
-        assert (operator, idea) in rungs.RUNGS
+    for (operator, target), ideas in rungs.PREFERRED.items():
+        assert all((operator, idea) in rungs.RUNGS for idea in ideas)
+        assert rungs.RUNGS[operator, ideas[-1]].fits is rungs._anything, "the last takes any problem"
+        assert set(rungs.RUNGS[operator, ideas[-1]].dtypes) == set(rungs.DTYPES)
         assert target in rungs.TARGETS
+
+
+def test_the_dispatcher_takes_the_first_rung_that_fits(monkeypatch):
+    even = rungs.Rung(
+        "dcnv3_forward",
+        "9_even",
+        "even",
+        dtypes=("float16",),
+        fits=lambda problem: problem.channels % 2 == 0 and problem["taps"] == 9,
+        choices=((2, 9), (4, 9)),
+        choose=lambda problem: (4 if problem.channels % 4 == 0 else 2, 9),
+        plan=lambda problem: rungs.Launch((problem.count, problem.images), 64, 128),
+    )
+    monkeypatch.setitem(rungs.RUNGS, ("dcnv3_forward", "9_even"), even)
+    monkeypatch.setitem(rungs.PREFERRED, ("dcnv3_forward", "cuda"), ("9_even", "2_point"))
+
+    def problem(dtype="float16", channels=4, taps=9):
+        return rungs.Problem("cuda", dtype, channels, 7, 3, sizes=(("taps", taps),))
+
+    assert rungs.pick("dcnv3_forward", problem()) is even
+    assert even.instance_for(problem()) == "even<__half, float, 4, 9>"
+    assert even.instance_for(problem(channels=6)) == "even<__half, float, 2, 9>"
+    assert even.instances("cuda") == ["even<__half, float, 2, 9>", "even<__half, float, 4, 9>"]
+    assert even.launch(problem()) == ((7, 3), 64, 128)
+    general = rungs.RUNGS["dcnv3_forward", "2_point"]
+    for other in (problem(dtype="float32"), problem(channels=5), problem(taps=25)):
+        assert rungs.pick("dcnv3_forward", other) is general
+    assert rungs.pick("dcnv3_forward", problem(), "1_naive").idea == "1_naive"
+    with pytest.raises(ValueError, match="dcnv3_forward 9_even does not take Problem"):
+        rungs.pick("dcnv3_forward", problem(channels=5), "9_even")
 
 
 # -- DLPack --------------------------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ def _elementwise(operator: str, call: Call | None, *arrays: Array) -> Array:
     output = xp.empty(first.shape, first.dtype)
     if output.size:
         arguments: list[Any] = [*map(xp.ascontiguousarray, arrays), output, output.size]
-        (call or Call(first)).launch(operator, first.dtype, 1, output.size, 1, *arguments)
+        call = call or Call(first)
+        call.launch(operator, call.problem(first.dtype, 1, output.size), *arguments)
     return output
 
 
@@ -46,5 +47,6 @@ def _along_rows(operator: str, call: Call | None, axis: int, *arrays: Array) -> 
     if output.size:
         taps = output.shape[-1]
         count = output.size // taps
-        (call or Call(first)).launch(operator, first.dtype, 1, count, 1, *rows, output, count, taps)
+        call = call or Call(first)
+        call.launch(operator, call.problem(first.dtype, 1, count), *rows, output, count, taps)
     return xp.ascontiguousarray(xp.moveaxis(output.astype(first.dtype, copy=False), -1, axis))

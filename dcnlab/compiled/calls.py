@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from dcnlab.arrays import Array, array_module, is_cupy, type_name
-from dcnlab.compiled.rungs import IN_USE, RUNGS, arithmetic, kernel, width_for
+from dcnlab.compiled.rungs import Launch, Problem, Rung, arithmetic, kernel, pick
 from dcnlab.geometry import IntOrPair, SamplingGrid, pair, scaled_taps
 from dcnlab.launch import Kernel, Launcher
 from dcnlab.launch.arguments import address_of
 
-THREADS = 128  # of a block
 CACHE_LINE = 64  # bytes
-MOST_IMAGES = 65535  # of a launch, the limit of a grid's second dimension; the kernels go on from there
 
 _INTS = np.int32
 DCNV3_SHAPE = np.dtype(
@@ -52,26 +50,33 @@ class Call:
         self.target = "cuda" if is_cupy(array) else "cpu"
         self.mode, self.thread_order, self.rungs = mode, thread_order, rungs or {}
 
-    def idea(self, operator: str) -> str:
-        """Return the rung of an operator."""
-        return self.rungs.get(operator) or IN_USE[operator, self.target]
+    def problem(
+        self, dtype: Any, channels: int, count: int, images: int = 1, rows: int = 1, shape: np.ndarray | None = None
+    ) -> Problem:
+        """Return a problem on this call's target; `shape` is the record that the kernel gets."""
+        sizes = () if shape is None else tuple(zip(shape.dtype.names or (), shape.item(), strict=True))
+        return Problem(self.target, type_name(dtype), channels, count, images, rows, sizes)
 
-    def launch(
-        self, operator: str, dtype: Any, channels: int, count: int, images: int, *arguments: Any, rows: int = 1
-    ) -> None:
-        """Launch an operator's kernel for `count` outputs or rows of taps an image (in each of `rows`)."""
-        idea = self.idea(operator)
-        rung = RUNGS[operator, idea]
-        width = width_for(channels, dtype, self.target) if rung.has_width else None
-        compiled = kernel(operator, idea, type_name(dtype), width, self.target, self.mode, self.thread_order)
-        threads = rung.threads(count, self.target, rows)
-        _launcher(compiled, -(-threads // THREADS), min(images, MOST_IMAGES))(*arguments)
+    def rung(self, operator: str, problem: Problem) -> Rung:
+        """Return the rung that solves a problem."""
+        return pick(operator, problem, self.rungs.get(operator))
+
+    def launch(self, operator: str, problem: Problem, *arguments: Any) -> None:
+        """Launch the kernel of the rung that solves a problem."""
+        rung = self.rung(operator, problem)
+        name, launch = _planned(rung, problem)
+        _launcher(kernel(rung, name, self.target, self.mode, self.thread_order), launch)(*arguments)
+
+
+# A small call spends most of its time here: what follows from a problem is kept between calls.
+@lru_cache(maxsize=256)
+def _planned(rung: Rung, problem: Problem) -> tuple[str, Launch]:
+    return rung.instance_for(problem), rung.launch(problem)
 
 
 @lru_cache(maxsize=256)
-def _launcher(compiled: Kernel, blocks: int, images: int) -> Launcher:
-    """Return a kernel that is ready to be called; kept between calls."""
-    return compiled[(blocks, images), THREADS]
+def _launcher(compiled: Kernel, launch: Launch) -> Launcher:
+    return compiled[launch]
 
 
 class DCNv3Arguments:
@@ -112,6 +117,10 @@ class DCNv3Arguments:
         self.shape = np.array((*sizes, *s, *p, offset_scale), DCNV3_SHAPE)
         self.arrays = [xp.ascontiguousarray(array) for array in (input, offset, mask)]
         self.arrays += [xp.asarray(taps), xp.asarray(residual, dtype=arithmetic(input.dtype))]
+
+    def problem(self, call: Call) -> Problem:
+        """Return what a rung is chosen for."""
+        return call.problem(self.arrays[0].dtype, self.group_width, self.rows, self.output_shape[0], shape=self.shape)
 
 
 def deform_conv2d_shape(

@@ -8,7 +8,7 @@ import numpy as np
 
 from dcnlab.arrays import Array, array_module, blocks
 from dcnlab.compiled.calls import Call, DCNv3Arguments, aligned_empty, deform_conv2d_shape
-from dcnlab.compiled.rungs import arithmetic
+from dcnlab.compiled.rungs import Problem, arithmetic
 from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid
 from dcnlab.launch import limit_blas
 from dcnlab.reference.combine import (
@@ -44,8 +44,7 @@ def dcnv3(
     a = DCNv3Arguments(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
     output = xp.empty(a.output_shape, input.dtype)
     if output.size:
-        each = a.group_width if call.idea("dcnv3_forward") == "1_naive" else 1
-        call.launch("dcnv3_forward", input.dtype, a.group_width, a.rows * each, len(input), *a.arrays, output, a.shape)
+        call.launch("dcnv3_forward", a.problem(call), *a.arrays, output, a.shape)
     return output
 
 
@@ -67,14 +66,13 @@ def dcnv3_backward(
     xp, call = array_module(input), call or Call(input)
     a = DCNv3Arguments(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
     sums = arithmetic(input.dtype)
-    naive = call.idea("dcnv3_backward") == "1_atomic"  # it adds up all three gradients with atomics
+    problem = a.problem(call)
+    naive = call.rung("dcnv3_backward", problem).idea == "1_atomic"  # it adds up all three gradients with atomics
     own = sums if naive else input.dtype
     grads = [xp.zeros(input.shape, sums), xp.zeros(offset.shape, own), xp.zeros(mask.shape, own)]
     if grad_output.size:
-        each = a.group_width if naive else 1
         arriving = xp.ascontiguousarray(grad_output)
-        arguments = (arriving, *a.arrays, *grads, a.shape)
-        call.launch("dcnv3_backward", input.dtype, a.group_width, a.rows * each, len(input), *arguments)
+        call.launch("dcnv3_backward", problem, arriving, *a.arrays, *grads, a.shape)
     return DCNv3Grads(*(grad.astype(input.dtype, copy=False) for grad in grads))
 
 
@@ -93,7 +91,8 @@ def deform_conv2d(
     call = call or Call(input)
     grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
     shape = deform_conv2d_shape(input, weight, grid, stride, padding)
-    forward = _forward_naive if call.idea("deform_conv2d_forward") == "1_naive" else _forward_columns
+    rung = call.rung("deform_conv2d_forward", _problem(call, grid, shape, input.dtype))
+    forward = {"1_naive": _forward_naive, "2_columns": _forward_columns}[rung.idea]
     output = forward(call, grid, shape, *_contiguous(input, offset, mask, weight, bias))
     return output.reshape(len(input), len(weight), *grid.output_size)
 
@@ -114,7 +113,8 @@ def deform_conv2d_backward(
     call = call or Call(input)
     grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
     shape = deform_conv2d_shape(input, weight, grid, stride, padding)
-    backward = _backward_naive if call.idea("deform_conv2d_backward") == "1_naive" else _backward_columns
+    rung = call.rung("deform_conv2d_backward", _problem(call, grid, shape, input.dtype))
+    backward = {"1_naive": _backward_naive, "2_columns": _backward_columns}[rung.idea]
     found = backward(call, grid, shape, *_contiguous(grad_output, input, offset, mask, weight))
     grad_input, grad_offset, grad_weight, grad_mask = (
         None if grad is None else grad.astype(input.dtype, copy=False) for grad in found
@@ -141,9 +141,9 @@ def _forward_naive(
     xp = array_module(input)
     output = xp.empty((len(input), len(weight), grid.pixel_count), input.dtype)
     if output.size:
-        threads = len(weight) * grid.pixel_count
+        problem = call.problem(input.dtype, 1, len(weight) * grid.pixel_count, len(input), shape=shape)
         arguments = (input, offset, mask, weight, bias, xp.ascontiguousarray(grid.taps), output, shape)
-        call.launch("deform_conv2d_forward", input.dtype, 1, threads, len(input), *arguments)
+        call.launch("deform_conv2d_forward", problem, *arguments)
     return output
 
 
@@ -162,10 +162,10 @@ def _backward_naive(
     # A kernel has a place for the mask's gradient even where there is no mask.
     grad_mask = xp.zeros(1 if mask is None else mask.shape, sums)
     if grad_output.size:
-        threads = len(weight) * grid.pixel_count
+        problem = call.problem(input.dtype, 1, len(weight) * grid.pixel_count, len(input), shape=shape)
         arrays = (grad_output, input, offset, mask, weight, xp.ascontiguousarray(grid.taps))
         arguments = (*arrays, *grads, grad_mask, int(mask is not None), shape)
-        call.launch("deform_conv2d_backward", input.dtype, 1, threads, len(input), *arguments)
+        call.launch("deform_conv2d_backward", problem, *arguments)
     return (*grads, None if mask is None else grad_mask)
 
 
@@ -264,9 +264,9 @@ class _Columns:
         if self.columns is None or len(self.columns) < count:
             self.columns = aligned_empty(self.xp, (count, self.grid.tap_count, self.channels), self.dtype)
         columns = self.columns[:count]
-        threads = count * self.grid.groups
+        problem = self.call.problem(self.dtype, self.width, count * self.grid.groups, shape=self.shape)
         arguments = (features, self.offset, self.mask, self.taps, columns, image, pixels.start, count, self.shape)
-        self.call.launch("deform_conv2d_forward", self.dtype, self.width, threads, 1, *arguments)
+        self.call.launch("deform_conv2d_forward", problem, *arguments)
         return columns
 
     def scatter(
@@ -281,20 +281,17 @@ class _Columns:
     ) -> None:
         """Add the columns' gradient to that of the image, and write those of offset and mask."""
         count = pixels.stop - pixels.start
-        threads = count * self.grid.groups
+        problem = self.call.problem(self.dtype, self.width, count * self.grid.groups, shape=self.shape)
         arrays = (grad_columns, features, self.offset, self.mask, self.taps, grad_features, grad_offset, grad_mask)
-        self.call.launch(
-            "deform_conv2d_backward",
-            self.dtype,
-            self.width,
-            threads,
-            1,
-            *arrays,
-            image,
-            pixels.start,
-            count,
-            self.shape,
-        )
+        numbers = (image, pixels.start, count, self.shape)
+        self.call.launch("deform_conv2d_backward", problem, *arrays, *numbers)
+
+
+def _problem(call: Call, grid: SamplingGrid, shape: np.ndarray, dtype: Any) -> Problem:
+    """Return what the rung of the whole operator is chosen for: offset groups and all pixels of the batch's images."""
+    sizes = dict(zip(shape.dtype.names or (), shape.item(), strict=True))
+    width = sizes["channels"] // sizes["groups"]
+    return call.problem(dtype, width, grid.pixel_count * grid.groups, sizes["batch"], shape=shape)
 
 
 def _contiguous(*arrays: Array | None) -> list[Array | None]:

@@ -78,7 +78,7 @@ def _launch(call: Call, operator: str, size: tuple[int, int], images: Array, *ar
     """Launch a kernel with a thread for a run of pixels in each row of an image of `size`, and for some channels."""
     batch, channels = images.shape[0], images.shape[-1]
     parts = -(-channels // width_for(channels, images.dtype, call.target))
-    call.launch(operator, images.dtype, channels, size[1], batch, images, *arguments, rows=size[0] * parts)
+    call.launch(operator, call.problem(images.dtype, channels, size[1], batch, size[0] * parts), images, *arguments)
 
 
 def _by_tap(weight: Array) -> Array:

@@ -16,7 +16,8 @@ def layer_norm(input: Array, weight: Array, bias: Array, eps: float = 1e-6, call
         rows = output.size // channels
         arrays = map(xp.ascontiguousarray, (input, weight, bias))
         arguments = (*arrays, output, rows, channels, float(eps))
-        (call or Call(input)).launch("layer_norm_forward", input.dtype, channels, rows, 1, *arguments)
+        call = call or Call(input)
+        call.launch("layer_norm_forward", call.problem(input.dtype, channels, rows), *arguments)
     return output
 
 
@@ -31,5 +32,6 @@ def layer_norm_backward(
         rows = grad_input.size // channels
         arrays = map(xp.ascontiguousarray, (grad_output, input, weight))
         arguments = (*arrays, grad_input, *sums, rows, channels, float(eps))
-        (call or Call(input)).launch("layer_norm_backward", input.dtype, channels, rows, 1, *arguments)
+        call = call or Call(input)
+        call.launch("layer_norm_backward", call.problem(input.dtype, channels, rows), *arguments)
     return LayerNormGrads(grad_input, *(grad.astype(input.dtype, copy=False) for grad in sums))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dcnlab.launch import Kernel, module
+
+THREADS = 128  # of a block, unless a rung plans otherwise
+MOST_IMAGES = 65535  # of a launch, the limit of a grid's second dimension; the kernels go on from there
 
 TARGETS = ("cpu", "cuda")
 DTYPES = ("float32", "float64", "float16")
@@ -29,6 +32,48 @@ PIXELS = {"cpu": 8, "cuda": 1}  # of an image row
 
 
 @dataclass(frozen=True)
+class Problem:
+    """What a rung is chosen for, and launched on.
+
+    Attributes
+    ----------
+    target : {"cpu", "cuda"}
+    dtype : str
+        Of the arrays.
+    channels : int
+        How many lie next to each other: of a group, of a row.
+    count : int
+        Elements, pixels, or rows (pixel, group) of taps: of one image, and of each of `rows`.
+    images, rows : int
+    sizes : tuple of (name, number)
+        The shape record that the kernel gets, where it gets one; read as ``problem["taps"]``.
+    """
+
+    target: str
+    dtype: str
+    channels: int
+    count: int
+    images: int = 1
+    rows: int = 1
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    def __getitem__(self, name: str) -> int:
+        return dict(self.sizes)[name]
+
+
+class Launch(NamedTuple):
+    """A grid (blocks of an image, images), threads of a block, bytes of dynamic shared memory."""
+
+    grid: tuple[int, ...]
+    block: int
+    shared_bytes: int = 0
+
+
+def _anything(problem: Problem) -> bool:
+    return True
+
+
+@dataclass(frozen=True, eq=False)  # a rung is itself: as a key, too
 class Rung:
     """One kernel of a ladder.
 
@@ -39,10 +84,20 @@ class Rung:
         The file is kernels/<operator>/<idea>.cu.
     kernel : str
         Its template ``<T, A>``, then WIDTH and EACH where it has them: type of the arrays, type of the arithmetic,
-        channels at a time, and how many a thread takes.
+        channels at a time, and how many a thread takes. Or, with `choices`, what these say.
     has_width : bool
     each : dict, optional
         EACH on each target.
+    dtypes : tuple of str
+        Of the arrays it takes.
+    fits : callable
+        ``fits(problem)``: whether it takes a problem of these types. General rungs take all.
+    choices : tuple of tuple, optional
+        All template arguments after ``<T, A>`` that it is compiled with, in place of WIDTH and EACH.
+    choose : callable, optional
+        ``choose(problem)`` returns one of `choices`.
+    plan : callable, optional
+        ``plan(problem)`` returns the `Launch`; by default a thread for every EACH of the problem's count.
     """
 
     operator: str
@@ -50,39 +105,70 @@ class Rung:
     kernel: str
     has_width: bool = False
     each: Mapping[str, int] | None = None
+    dtypes: tuple[str, ...] = DTYPES
+    fits: Callable[[Problem], bool] = _anything
+    choices: tuple[tuple[Any, ...], ...] | None = None
+    choose: Callable[[Problem], tuple[Any, ...]] | None = None
+    plan: Callable[[Problem], Launch] | None = None
 
     @property
     def path(self) -> str:
         """The file, relative to the folder of the kernels."""
         return f"{self.operator}/{self.idea}.cu"
 
+    def takes(self, problem: Problem) -> bool:
+        """Return whether it can solve a problem."""
+        return problem.dtype in self.dtypes and self.fits(problem)
+
     def instance(self, dtype: Any, width: int | None = None, target: str = "cpu") -> str:
-        """Return the name expression of the kernel for arrays of `dtype`.
+        """Return the name expression of the kernel for arrays of `dtype`; of the first of its `choices`.
 
         >>> RUNGS["dcnv3_backward", "2_point"].instance("float16", 8)
         'dcnv3_backward_point<__half, float, 8>'
         """
-        types = [_C_TYPES[np.dtype(dtype).name], _C_TYPES[arithmetic(dtype).name]]
-        numbers = [str(width)] * self.has_width + ([str(self.each[target])] if self.each else [])
-        return f"{self.kernel}<{', '.join(types + numbers)}>"
+        if self.choices is not None:
+            return self._named(dtype, self.choices[0])
+        return self._named(dtype, [width] * self.has_width + ([self.each[target]] if self.each else []))
+
+    def instance_for(self, problem: Problem) -> str:
+        """Return the name expression of the kernel for a problem."""
+        if self.choices is not None:
+            assert self.choose is not None
+            return self._named(problem.dtype, self.choose(problem))
+        return self.instance(problem.dtype, width_for(problem.channels, problem.dtype, problem.target), problem.target)
 
     def instances(self, target: str = "cpu") -> list[str]:
-        """Return the name expressions of all dtypes and widths."""
+        """Return the name expressions of all dtypes and widths, or `choices`."""
+        if self.choices is not None:
+            return [self._named(dtype, choice) for dtype in self.dtypes for choice in self.choices]
         widths = WIDTHS if self.has_width else (None,)
-        return [self.instance(dtype, width, target) for dtype in DTYPES for width in widths]
+        return [self.instance(dtype, width, target) for dtype in self.dtypes for width in widths]
 
-    def threads(self, count: int, target: str, rows: int = 1) -> int:
-        """Return how many threads take `count` elements, or `count` in each of `rows` that no thread goes beyond."""
-        return rows * (-(-count // self.each[target]) if self.each else count)
+    def launch(self, problem: Problem) -> Launch:
+        """Return how the kernel is launched on a problem."""
+        if self.plan is not None:
+            return self.plan(problem)
+        each = self.each[problem.target] if self.each else 1
+        threads = problem.rows * -(-problem.count // each)
+        return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
+
+    def _named(self, dtype: Any, numbers: Sequence[Any]) -> str:
+        types = [_C_TYPES[np.dtype(dtype).name], _C_TYPES[arithmetic(dtype).name]]
+        return f"{self.kernel}<{', '.join(types + [str(n) for n in numbers])}>"
+
+
+def _thread_a_channel(problem: Problem) -> Launch:
+    threads = problem.count * problem.channels
+    return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
 
 
 RUNGS = {
     (rung.operator, rung.idea): rung
     for rung in (
         Rung("sampling", "1_naive", "sample_bilinear"),
-        Rung("dcnv3_forward", "1_naive", "dcnv3_forward_naive"),
+        Rung("dcnv3_forward", "1_naive", "dcnv3_forward_naive", plan=_thread_a_channel),
         Rung("dcnv3_forward", "2_point", "dcnv3_forward_point", has_width=True, each=TAP_ROWS),
-        Rung("dcnv3_backward", "1_atomic", "dcnv3_backward_atomic"),
+        Rung("dcnv3_backward", "1_atomic", "dcnv3_backward_atomic", plan=_thread_a_channel),
         Rung("dcnv3_backward", "2_point", "dcnv3_backward_point", has_width=True),
         Rung("deform_conv2d_forward", "1_naive", "deform_conv2d_forward_naive"),
         Rung("deform_conv2d_forward", "2_columns", "deform_conv2d_columns", has_width=True),
@@ -99,22 +185,38 @@ RUNGS = {
     )
 }
 
-# The rung in use. The callers know how to call these; a new rung with the same arguments slots in here.
-_BEST = {
-    "dcnv3_forward": "2_point",
-    "dcnv3_backward": "2_point",
-    "deform_conv2d_forward": "2_columns",
-    "deform_conv2d_backward": "2_columns",
-    "depthwise_conv2d_forward": "1_run",
-    "depthwise_conv2d_backward": "1_run",
-    "layer_norm_forward": "1_row",
-    "layer_norm_backward": "1_rows",
-    "gelu_forward": "1_run",
-    "gelu_backward": "1_run",
-    "softmax_forward": "1_rows",
-    "softmax_backward": "1_rows",
+# The rungs of an operator on a target, best first: the first that takes a problem solves it, and the last takes any.
+# Rungs that are only there to be read or measured are in no list.
+_GENERAL = {
+    "dcnv3_forward": ("2_point",),
+    "dcnv3_backward": ("2_point",),
+    "deform_conv2d_forward": ("2_columns",),
+    "deform_conv2d_backward": ("2_columns",),
+    "depthwise_conv2d_forward": ("1_run",),
+    "depthwise_conv2d_backward": ("1_run",),
+    "layer_norm_forward": ("1_row",),
+    "layer_norm_backward": ("1_rows",),
+    "gelu_forward": ("1_run",),
+    "gelu_backward": ("1_run",),
+    "softmax_forward": ("1_rows",),
+    "softmax_backward": ("1_rows",),
 }
-IN_USE = {(operator, target): idea for operator, idea in _BEST.items() for target in TARGETS}
+PREFERRED = {(operator, target): ideas for operator, ideas in _GENERAL.items() for target in TARGETS}
+
+
+def pick(operator: str, problem: Problem, idea: str | None = None) -> Rung:
+    """Return the rung that solves a problem: the one named, or the first preferred one that takes it.
+
+    Raises
+    ------
+    ValueError
+        When the rung named does not take it.
+    """
+    ideas = PREFERRED[operator, problem.target] if idea is None else (idea,)
+    for name in ideas:
+        if RUNGS[operator, name].takes(problem):
+            return RUNGS[operator, name]
+    raise ValueError(f"{operator} {', '.join(ideas)} does not take {problem}")
 
 
 @lru_cache(maxsize=64)
@@ -136,16 +238,6 @@ def width_for(channels: int, dtype: Any, target: str) -> int:
 
 
 @lru_cache(maxsize=256)
-def kernel(
-    operator: str,
-    idea: str,
-    dtype: str,
-    width: int | None,
-    target: str,
-    mode: str = "fast",
-    thread_order: Any = "forward",
-) -> Kernel:
-    """Return one kernel, compiled; kept between calls."""
-    rung = RUNGS[operator, idea]
-    name = rung.instance(dtype, width, target)
+def kernel(rung: Rung, name: str, target: str, mode: str = "fast", thread_order: Any = "forward") -> Kernel:
+    """Return one kernel by its name expression, compiled; kept between calls."""
     return module(rung.path, [name], target=target, mode=mode, thread_order=thread_order)[name]

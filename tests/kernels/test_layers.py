@@ -284,7 +284,7 @@ def test_depthwise_convolution_keeps_the_memory_layout(backend):
 def test_a_layer_runs_on_the_kernels_of_the_backend_in_force(rng, monkeypatch):
     launched, launch = [], Call.launch
     monkeypatch.setattr(
-        Call, "launch", lambda self, *args, **kw: launched.append(args[:2]) or launch(self, *args, **kw)
+        Call, "launch", lambda self, *args, **kw: launched.append((args[0], args[1].dtype)) or launch(self, *args, **kw)
     )
     layer = nn.DCNv3(8, groups=2, rng=0)
     layer.mask.weight.value = rng.standard_normal(layer.mask.weight.value.shape).astype(np.float32)
@@ -294,7 +294,7 @@ def test_a_layer_runs_on_the_kernels_of_the_backend_in_force(rng, monkeypatch):
         with dcnlab.use_backend(backend):
             results[backend] = [layer(x), layer.backward(grad), *layer.grad_dict().values()]
     steps = ("depthwise_conv2d", "layer_norm", "gelu", "softmax", "dcnv3")
-    assert sorted(launched) == sorted((f"{s}_{way}", np.float32) for s in steps for way in ("forward", "backward"))
+    assert sorted(launched) == sorted((f"{s}_{way}", "float32") for s in steps for way in ("forward", "backward"))
     for actual, expected in zip(results["cpu"], results["numpy"], strict=True):
         assert actual.dtype == np.float32
         assert_close(actual, expected, 1e-4)  # float32 through five operators, both of them

@@ -259,8 +259,8 @@ def run(key, kernel=None, mode="check", monkeypatch=None):
     if kernel is not None:
         real = calls.kernel
 
-        def replaced(name, rung, *rest):
-            return kernel if (name, rung) == key else real(name, rung, *rest)
+        def replaced(rung, *rest):
+            return kernel if (rung.operator, rung.idea) == key else real(rung, *rest)
 
         monkeypatch.setattr(calls, "kernel", replaced)
     name = operator.rpartition("_")[0]
