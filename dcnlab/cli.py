@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--huge", action="store_true", help="also the memory of variant H (1.09 billion parameters)")
     models.add_argument("--out", metavar="FILE.json", help="also record the figures")
     models.set_defaults(run=_bench_model)
+    gpu = kinds.add_parser("gpu", help="every rung on a GPU: checked, timed, beside what the GPU does at best")
+    gpu.add_argument("--seconds", type=_positive, default=420, metavar="N", help="to spend (default: %(default)s)")
+    gpu.add_argument("--out", metavar="FILE.json", help="also record the figures")
+    gpu.set_defaults(run=_bench_gpu)
 
     convert = commands.add_parser("convert", help="write a checkpoint as .safetensors or .npz, running nothing in it")
     convert.add_argument("input", metavar="IN", help="a checkpoint of torch (.pth), .safetensors or .npz")
@@ -185,6 +189,12 @@ def _bench_model(arguments: argparse.Namespace) -> int:
 
     run(arguments.variant, arguments.size, arguments.repeats, arguments.out, arguments.huge)
     return 0
+
+
+def _bench_gpu(arguments: argparse.Namespace) -> int:
+    from dcnlab.bench.gpu.run import all_right, run
+
+    return 0 if all_right(run(arguments.out, arguments.seconds)) else 1
 
 
 def _bench_ops(arguments: argparse.Namespace) -> int:

@@ -1,104 +1,27 @@
 """The reference never mixes its arrays with NumPy's behind their back: what lets it run on CuPy arrays unchanged.
 
-There is no GPU here, so a stand-in plays CuPy: its arrays refuse every NumPy function and every operation with a plain
-NumPy array, as CuPy's do, and only its own module can make them.
+There is no GPU here, so a stand-in plays CuPy (strict_cupy.py).
 """
 
 import sys
-import types
 
 import numpy as np
 import pytest
-import scipy.sparse
-import scipy.special
+import strict_cupy
 from golden_nets import golden, load_net
 from helpers import assert_close
 from nn.layers import LAYERS
+from strict_cupy import StrictArray, unwrap, wrap
 
 import dcnlab
 from dcnlab import catalogue
 from dcnlab.reference import activation, convolution, deformable, dense, depthwise, normalisation
 
 
-class StrictArray(np.ndarray):
-    """An array of the stand-in: NumPy's functions are not for it."""
-
-    def __array_function__(self, function, types, args, kwargs):
-        raise TypeError(f"numpy.{function.__name__} was called on an array of another library")
-
-    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **kwargs):
-        for value in (*inputs, *out):
-            if type(value) is np.ndarray and value.ndim:
-                raise TypeError(f"{ufunc.__name__} mixes an array of another library with a NumPy array")
-        plain = [x.view(np.ndarray) if isinstance(x, StrictArray) else x for x in inputs]
-        if out:
-            kwargs["out"] = tuple(x.view(np.ndarray) for x in out)
-        return wrap(getattr(ufunc, method)(*plain, **kwargs))
-
-
-StrictArray.__module__ = "cupy"
-
-
-def wrap(value):
-    if isinstance(value, np.ndarray):
-        return value.view(StrictArray)
-    return np.asarray(value).view(StrictArray) if isinstance(value, np.generic) else value
-
-
-def unwrap(value):
-    if isinstance(value, StrictArray):
-        return value.view(np.ndarray)
-    return type(value)(map(unwrap, value)) if type(value) in (list, tuple) else value
-
-
-class Module(types.ModuleType):
-    """The stand-in's functions: NumPy's, on its own arrays only."""
-
-    def __getattr__(self, name):
-        target = getattr(np, name)
-        if isinstance(target, type) or not callable(target):
-            return target
-
-        def call(*args, **kwargs):
-            refused = [a for a in args if type(a) is np.ndarray and a.ndim] if name not in ("asarray", "array") else []
-            if refused:
-                raise TypeError(f"cupy.{name} was called on a NumPy array")
-            return wrap(target(*map(unwrap, args), **{k: unwrap(v) for k, v in kwargs.items()}))
-
-        return call
-
-
-class StrictMatrix:
-    """A sparse matrix of the stand-in."""
-
-    def __init__(self, arrays, shape, turned=False):
-        (self.data, self.indices, self.indptr), self.shape, self.turned = arrays, shape, turned
-
-    @property
-    def T(self):
-        return StrictMatrix((self.data, self.indices, self.indptr), self.shape, turned=True)
-
-    def __matmul__(self, other):
-        arrays = (self.data, self.indices, self.indptr)
-        assert all(type(a) is StrictArray for a in (*arrays, other))
-        matrix = scipy.sparse.csr_matrix(tuple(map(unwrap, arrays)), shape=self.shape)
-        return wrap((matrix.T if self.turned else matrix) @ unwrap(other))
-
-
 @pytest.fixture
 def cupy(monkeypatch):
     """Put the stand-in where `import cupy` would find it."""
-    module = Module("cupy")
-    sparse = types.ModuleType("cupyx.scipy.sparse")
-    sparse.csr_matrix = lambda arrays, shape: StrictMatrix(arrays, shape)
-    special = types.ModuleType("cupyx.scipy.special")
-    special.ndtr = lambda array, out: wrap(scipy.special.ndtr(unwrap(array), out=unwrap(out)))
-    parents = {name: types.ModuleType(name) for name in ("cupyx", "cupyx.scipy")}
-    parents["cupyx"].scipy, parents["cupyx.scipy"].sparse = parents["cupyx.scipy"], sparse
-    stand_ins = {"cupy": module, "cupyx.scipy.sparse": sparse, "cupyx.scipy.special": special, **parents}
-    for name, value in stand_ins.items():
-        monkeypatch.setitem(sys.modules, name, value)
-    return module
+    return strict_cupy.install(monkeypatch)
 
 
 HOMES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 import dcnlab
 from dcnlab import nn
-from dcnlab.arrays import Array
+from dcnlab.arrays import Array, array_module
 from dcnlab.backends import BACKENDS
 from dcnlab.bench import model_memory
 from dcnlab.bench.ops import DEFORM_SIZES, threads
@@ -91,7 +91,8 @@ def forward(model: InternImage, images: Array, backend: str) -> Array:
 def forward_backward(model: InternImage, images: Array, backend: str) -> Array:
     """Return the gradient of the images; those of all parameters are left in the model."""
     with dcnlab.use_backend(backend):
-        return model.backward(np.ones_like(model(images)))
+        logits = model(images)
+        return model.backward(array_module(logits).ones_like(logits))
 
 
 def _times(model: InternImage, images: Array, backends: list[str], rounds: int) -> dict[str, Any]:
@@ -122,13 +123,16 @@ def _times(model: InternImage, images: Array, backends: list[str], rounds: int) 
 # -- layer by layer ------------------------------------------------------------------------------------------------
 
 
-def layer_times(model: InternImage, images: Array, backend: str, rounds: int) -> dict[str, dict[str, float]]:
+def layer_times(
+    model: InternImage, images: Array, backend: str, rounds: int, clock: Callable[[], float] | None = None
+) -> dict[str, dict[str, float]]:
     """Return milliseconds by "forward KIND" and "backward KIND" of layer, and by part of the model.
 
     A layer's time is its own, without that of the layers inside it: of DCNv3 that is the operator and its modulation.
+    `clock` gives the seconds (time.perf_counter by default); one for a GPU first waits until it is done.
     """
     totals: dict[str, dict[str, float]] = {}
-    with _watched(model, totals):
+    with _watched(model, totals, clock):
         forward_backward(model, images, backend)
         totals.clear()
         for _ in range(rounds):
@@ -137,18 +141,20 @@ def layer_times(model: InternImage, images: Array, backend: str, rounds: int) ->
 
 
 @contextmanager
-def _watched(model: InternImage, totals: dict[str, dict[str, float]]) -> Iterator[None]:
+def _watched(
+    model: InternImage, totals: dict[str, dict[str, float]], clock: Callable[[], float] | None = None
+) -> Iterator[None]:
     """Add up the time of every layer's forward and backward passes inside the block."""
-    watched, inside = [], [0.0]
+    watched, inside, now = [], [0.0], clock or time.perf_counter
 
     def watch(module: nn.Module, way: str, part: str) -> None:
         original, key = getattr(module, way), f"{way} {type(module).__name__}"
 
         def timed(*arguments: Any) -> Any:
             inside.append(0.0)
-            start = time.perf_counter()
+            start = now()
             result = original(*arguments)
-            spent = time.perf_counter() - start
+            spent = now() - start
             own = spent - inside.pop()
             inside[-1] += spent
             by_part = totals.setdefault(key, {})

@@ -82,7 +82,7 @@ DCNLAB_OWN T atomicAdd(T* address, std::type_identity_t<T> value) {
     DCNLAB_WATCH(address, sizeof(T), true);
     if constexpr (std::is_same_v<T, float4>) {  // CUDA: sm_90 and newer; four sums, each atomic by itself
         float* parts = reinterpret_cast<float*>(address);
-        const auto add = [&](int i, float v) {
+        const auto add = [&](int i, float v) __attribute__((always_inline, no_sanitize("thread"))) {
             return ::dcnlab_cpu::replace(parts + i, [=](float old) { return old + v; });
         };
         return {add(0, value.x), add(1, value.y), add(2, value.z), add(3, value.w)};

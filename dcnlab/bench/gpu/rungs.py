@@ -1,0 +1,163 @@
+"""The rungs on one problem: each is compared with float64, then timed by its kernels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dcnlab.arrays import Array, as_numpy, is_cupy
+from dcnlab.bench.gpu.device import Device
+from dcnlab.bench.gpu.timing import Timing, copies_for, measure
+from dcnlab.bench.gpu.workloads import Workload
+from dcnlab.compiled.calls import Call
+from dcnlab.compiled.rungs import RUNGS, Problem, kernel
+from dcnlab.launch import Kernel, Launcher
+
+# Largest deviation from float64, relative to the largest entry: sums of up to about a thousand products, and in half
+# precision the rounding of the result (2^-11 of it), four times for kernels that interpolate in half precision too.
+ALLOWED = {"float64": 1e-12, "float32": 1e-5, "float16": 4 * 2.0**-11}
+
+
+class Check(NamedTuple):
+    """How far a rung is from float64, relative to the largest entry of each result."""
+
+    error: float
+    allowed: float
+
+    @property
+    def right(self) -> bool:
+        """Whether that is rounding."""
+        return self.error <= self.allowed
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A launch that can be repeated: sums that the kernel adds to start at 0 again."""
+
+    launcher: Launcher
+    arguments: tuple[Any, ...]
+    sums: tuple[Array, ...]
+
+    def __call__(self) -> None:
+        """Launch it."""
+        for array in self.sums:
+            array.fill(0)
+        self.launcher(*self.arguments)
+
+    @property
+    def bytes(self) -> int:
+        """Of all arrays that the kernel works on."""
+        return sum(a.nbytes for a in self.arguments if is_cupy(a))
+
+
+class Recorder(Call):
+    """A `Call` that takes down what it launches.
+
+    Attributes
+    ----------
+    problems : dict
+        Operator -> the first problem that a rung was looked for.
+    launched : list of Replay
+    """
+
+    def __init__(self, array: Array, rungs: dict[str, str] | None = None) -> None:
+        super().__init__(array, rungs=rungs)
+        self.problems: dict[str, Problem] = {}
+        self.launched: list[Replay] = []
+
+    def rung(self, operator: str, problem: Problem) -> Any:
+        """Return the rung that solves a problem."""
+        self.problems.setdefault(operator, problem)
+        return super().rung(operator, problem)
+
+    def launch(self, operator: str, problem: Problem, *arguments: Any) -> None:
+        """Launch the kernel of the rung that solves a problem."""
+        super().launch(operator, problem, *arguments)
+        rung = self.rung(operator, problem)
+        compiled = kernel(rung, rung.instance_for(problem), self.target, self.mode, self.thread_order)
+        self.launched.append(Replay(compiled[rung.launch(problem)], arguments, _sums(compiled, arguments)))
+
+
+def _sums(compiled: Kernel, arguments: tuple[Any, ...]) -> tuple[Array, ...]:
+    return tuple(a for p, a in zip(compiled.parameters, arguments, strict=True) if p.scattered and a is not None)
+
+
+def ideas_for(workload: Workload, xp: Any) -> list[str]:
+    """Return the rungs of the workload's operator that take it."""
+    operator = workload.operator
+    ideas = [idea for of, idea in RUNGS if of == operator]
+    arrays = on_device(xp, workload.first_image())
+    # Any rung will do to find out what is asked of one; the first of a ladder takes everything.
+    recorder = Recorder(_first(arrays), {operator: ideas[0]})
+    workload.compiled(arrays, recorder)
+    problem = recorder.problems[operator]
+    return [idea for idea in ideas if RUNGS[operator, idea].takes(problem)]
+
+
+def check(workload: Workload, idea: str, xp: Any) -> Check:
+    """Compare a rung with the float64 reference on the first image."""
+    arrays = workload.first_image()
+    given = on_device(xp, arrays)
+    found = workload.compiled(given, Call(_first(given), rungs={workload.operator: idea}))
+    error = largest_error(found, workload.reference(arrays))
+    return Check(error, ALLOWED[workload.dtype])
+
+
+def largest_error(found: Any, wanted: Any) -> float:
+    """Return the largest deviation of arrays from others, relative to the largest entry; inf if it is not finite."""
+    if wanted is None:
+        return 0.0
+    if isinstance(wanted, tuple):
+        return max(largest_error(f, w) for f, w in zip(found, wanted, strict=True))
+    actual = as_numpy(found).astype(float)
+    scale = float(abs(wanted).max(initial=1e-300))
+    error = float(abs(actual - wanted).max(initial=0.0)) / scale
+    return error if np.isfinite(error) else float("inf")
+
+
+def time_rung(workload: Workload, idea: str, device: Device) -> Timing:
+    """Return the time of a rung's kernels; of the whole call where products of matrices are part of the rung."""
+    arrays = on_device(device.xp, workload.arrays)
+    rungs = {workload.operator: idea}
+    if not workload.kernel_is_all:
+        return measure(device, [lambda: workload.compiled(arrays, Call(_first(arrays), rungs=rungs))])
+
+    def once(given: Mapping[str, Array]) -> list[Replay]:
+        recorder = Recorder(_first(given), rungs)
+        workload.compiled(given, recorder)
+        return recorder.launched
+
+    launches = [once(arrays)]
+    for _ in range(copies_for(sum(replay.bytes for replay in launches[0]), device) - 1):
+        launches.append(once({key: value.copy() for key, value in arrays.items()}))
+    return measure(device, [_all(each) for each in launches])
+
+
+def time_call(workload: Workload, device: Device) -> Timing:
+    """Return the time of the operator as it is called, with the rung in use and all that surrounds it."""
+    arrays = on_device(device.xp, workload.arrays)
+    copies = [arrays]
+    for _ in range(copies_for(2 * sum(value.nbytes for value in arrays.values()), device) - 1):
+        copies.append({key: value.copy() for key, value in arrays.items()})
+    return measure(device, [partial(workload.compiled, each, Call(_first(each))) for each in copies])
+
+
+def _all(replays: list[Replay]) -> Callable[[], Any]:
+    def run() -> None:
+        for replay in replays:
+            replay()
+
+    return replays[0] if len(replays) == 1 else run
+
+
+def on_device(xp: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """Return the arrays on the device."""
+    return {key: xp.asarray(value) for key, value in arrays.items()}
+
+
+def _first(arrays: Mapping[str, Array]) -> Array:
+    return next(iter(arrays.values()))
