@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ class CudaBackend:
         self._cupy = import_cupy()
         folders = [*([source.path.parent] if source.path else []), *include_folders()]
         self._module = self._cupy.RawModule(
-            code=source.text,
+            code=_with_key(source),
             options=("-std=c++17", *(f"-I{folder}" for folder in folders), *options),
             name_expressions=tuple(names),
         )
@@ -60,6 +61,17 @@ class CudaKernel:
             self._function.max_dynamic_shared_size_bytes = shared
         with stream if stream is not None else contextlib.nullcontext():
             self._function(grid, block, tuple(map(_for_cupy, arguments)), shared_mem=shared)
+
+
+def _with_key(source: Source) -> str:
+    """Return the text with a key of what it includes: CuPy keeps what it compiled by the text that it is given alone.
+
+    Without it, a change of an included file would be run only when the kernel itself is changed too.
+    """
+    if not source.included:
+        return source.text
+    included = "\0".join(text for _, text in sorted(source.included.items()))
+    return f"{source.text}\n// includes {hashlib.sha256(included.encode()).hexdigest()}\n"
 
 
 def _for_cupy(value: Any) -> Any:

@@ -299,9 +299,8 @@ def test_without_a_bug(key, mode):
 
 
 def test_no_kernel_is_left_out():
-    assert {str(p.relative_to(kernels_folder())) for p in kernels_folder().glob("*/*.cu")} == {
-        rung.path for rung in RUNGS.values()
-    }
+    found = {str(p.relative_to(kernels_folder())) for p in kernels_folder().glob("*/*.cu")}
+    assert {path for path in found if not path.startswith("probes/")} == {rung.path for rung in RUNGS.values()}
     assert {bug[0] for bug in BUGS.values()} == set(RUNGS), "every kernel has a bug planted in it"
 
 

@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from dcnlab.bench.gpu.ceilings import PROBES
 from dcnlab.compiled.rungs import DTYPES, RUNGS, width_for
 from dcnlab.errors import BackendUnavailable
 from dcnlab.launch import kernels_folder, module
@@ -83,6 +84,18 @@ def test_what_cupy_is_asked(cupy):
     assert (args[2], args[4], args[5]) == (4, 0.5, 0)
     assert args[3].dtype == PAIR
     assert args[3] == pair
+
+
+def test_a_changed_header_makes_another_program(cupy, tmp_path):
+    """CuPy caches by the text that it gets, on disk and for good."""
+    (tmp_path / "k.cu").write_text('#include "h.cuh"\n__global__ void f() {}\n')
+    codes = []
+    for text in ("// one\n", "// two\n", "// one\n"):
+        (tmp_path / "h.cuh").write_text(text)
+        module(tmp_path / "k.cu", ["f"])
+        codes.append(cupy.log[-1][1]["code"])
+    assert codes[0] == codes[2] != codes[1]
+    assert all(code.startswith('#include "h.cuh"\n__global__ void f() {}\n\n// includes ') for code in codes)
 
 
 def test_much_shared_memory_is_asked_for(cupy):
@@ -194,4 +207,11 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"
 def test_nvrtc_compiles_every_kernel_as_a_gpu_would_run_it(nvrtc, rung, architecture):
     names = [rung.instance(dtype, width_for(64, dtype, "cuda"), "cuda") for dtype in DTYPES]
     failed, log = compile_with(nvrtc, kernels_folder() / rung.path, names, architecture)
+    assert not failed, log
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("path", "name"), [*((p.path, p.kernel) for p in PROBES), ("probes/delay.cu", "delay")])
+def test_nvrtc_compiles_every_probe(nvrtc, path, name, architecture):
+    failed, log = compile_with(nvrtc, kernels_folder() / path, [name], architecture)
     assert not failed, log

@@ -1,0 +1,7 @@
+import pytest
+from compiler import require_compiler
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    require_compiler()

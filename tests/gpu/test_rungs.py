@@ -1,0 +1,124 @@
+"""Every rung on CuPy arrays: golden data, the float64 reference, values that are not finite, other operators."""
+
+import numpy as np
+import pytest
+from helpers import assert_close, expect, expected_gradient, golden_dcnv3, golden_deform_conv2d
+
+from dcnlab.arrays import as_numpy
+from dcnlab.bench.gpu.rungs import Recorder
+from dcnlab.compiled import deformable
+from dcnlab.compiled.calls import Call
+from dcnlab.compiled.rungs import DTYPES, RUNGS
+from kernels import test_against_reference as cases
+from kernels import test_layers as layers
+
+pytestmark = pytest.mark.gpu
+DEFORMABLE = [key for key in RUNGS if key[0].startswith(("dcnv3", "deform_conv2d"))]
+LABELS = {"dcnv3": cases.DCNV3_GEOMETRIES, "deform_conv2d": cases.DEFORM_CONV2D_GEOMETRIES}
+
+
+def name_of(operator):
+    return operator.removesuffix("_forward").removesuffix("_backward")
+
+
+def by_kernel(cupy, key, arrays, settings, grad):
+    """Return {"output": array}, or the gradients by name, of a rung; None where it does not take the problem."""
+    operator, idea = key
+    given = {k: cupy.asarray(v) for k, v in arrays.items()}
+    if operator.endswith("_backward"):
+        given = {"grad_output": cupy.asarray(grad), **given}
+    function = getattr(deformable, operator.removesuffix("_forward"))
+    first = given["input"]
+    general = next(idea for of, idea in RUNGS if of == operator)
+    recorder = Recorder(first, {operator: general})
+    function(**given, **settings, call=recorder)
+    problem = recorder.problems.get(operator)
+    if problem is not None and not RUNGS[key].takes(problem):
+        return None
+    found = function(**given, **settings, call=Call(first, rungs={operator: idea}))
+    return by_name(found)
+
+
+def by_name(found):
+    """Return an output, or gradients, as NumPy arrays by name."""
+    named = found._asdict() if isinstance(found, tuple) else {"output": found}
+    return {key: None if array is None else as_numpy(array) for key, array in named.items()}
+
+
+def by_reference(key, arrays, settings, grad):
+    output, grads = cases.reference(name_of(key[0]), arrays, settings, grad)
+    return by_name(grads if key[0].endswith("_backward") else output)
+
+
+def require(found, key):
+    if found is None:
+        pytest.skip(f"{'/'.join(key)} does not take this problem")
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("key", "label"),
+    [(key, label) for key in DEFORMABLE for label in LABELS[name_of(key[0])]],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else value,
+)
+def test_the_reference(cupy, key, label, dtype):
+    name = name_of(key[0])
+    arrays, settings, grad = cases.make_case(name, label, dtype)
+    found = require(by_kernel(cupy, key, arrays, settings, grad), key)
+    for what, wanted in by_reference(key, arrays, settings, grad).items():
+        expect(found[what], wanted, what)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("key", DEFORMABLE, ids="-".join)
+def test_values_that_are_not_finite(cupy, key, dtype):
+    name = name_of(key[0])
+    arrays, settings, grad = cases.broken(name, dtype)
+    found = require(by_kernel(cupy, key, arrays, settings, grad), key)
+    for what, wanted in by_reference(key, arrays, settings, grad).items():
+        expect(found[what], wanted, what)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("key", DEFORMABLE, ids="-".join)
+def test_golden_data(cupy, key, dtype):
+    name, taken = name_of(key[0]), 0
+    for path in cases.GOLDEN_FILES:
+        if (path.parent.name == "dcnv2") != (name == "deform_conv2d"):
+            continue
+        arrays, settings, data = (golden_deform_conv2d if name == "deform_conv2d" else golden_dcnv3)(path)
+        arrays = {k: v.astype(dtype) for k, v in arrays.items()}
+        grad = data.get("grad_output", np.ones(data["output"].shape)).astype(dtype)
+        found = by_kernel(cupy, key, arrays, settings, grad)
+        if found is None:
+            continue
+        taken += 1
+        if key[0].endswith("_forward"):
+            assert_close(found["output"], data["output"], name=path.stem)
+        elif "grad_output" in data:
+            for what in arrays:
+                assert_close(found[what], expected_gradient(data, what), name=f"{path.stem}: gradient of {what}")
+    if not taken:
+        pytest.skip(f"{'/'.join(key)} takes no golden problem")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", layers.CASES, ids=" ".join)
+def test_the_other_operators(cupy, case, dtype):
+    name = case[0]
+    shapes, settings = layers.CASES[case]
+    arrays, grad = layers.make_case(name, shapes, settings, dtype)
+    given = {k: cupy.asarray(v) for k, v in arrays.items()}
+    found = [None if a is None else as_numpy(a) for a in layers.run(name, given, settings, cupy.asarray(grad))]
+    for wanted in layers.references(name, arrays, settings, grad):
+        layers.expect_all(found, wanted)
+
+
+def test_an_empty_batch_and_one_pixel(cupy):
+    for batch in (0, 1):
+        x, offset, mask = (cupy.asarray(np.ones((batch, 1, 1, n), np.float32)) for n in (2, 18, 9))
+        call = Call(x)
+        assert deformable.dcnv3(x, offset, mask, call=call).shape == (batch, 1, 1, 2)
+        grads = deformable.dcnv3_backward(x, x, offset, mask, call=call)
+        assert [g.shape for g in grads] == [x.shape, offset.shape, mask.shape]
