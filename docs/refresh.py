@@ -2,7 +2,8 @@
 
 README.md shows recorded runs, which `make figures` records anew first: docs/results/ops.json and model.json (`dcnlab
 bench ops --out`, `dcnlab bench model --huge --out`), demo.json (the results.json of a demo) and real_weights.json
-(docs/real_weights.py). kernels/README.md lists the kernels by their header comments.
+(docs/real_weights.py). kernels/README.md lists the kernels by their header comments, and shows the GPUs that were
+measured (kernels/results/*.json, by `dcnlab bench gpu --out`), with a picture of each that is drawn anew.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.bench import model, model_memory
+from dcnlab.bench.gpu import plots, report
 from dcnlab.bench.ops import BOUNDS, SPEEDUPS
 
 ROOT = Path(__file__).resolve().parent.parent
+GPU_RESULTS = ROOT / "kernels" / "results"
 
 
 def bench_block(record: dict[str, Any]) -> str:
@@ -39,8 +42,8 @@ def bench_block(record: dict[str, Any]) -> str:
         f"{'x'.join(map(str, memory['shape']))} input needs {memory['forward_workspace_mb']} MB forward and "
         f"{memory['backward_workspace_mb']} MB backward beyond its arguments and results (numpy). Measured by `dcnlab "
         f"bench ops` on {m['date']}: {m['cpu']}, {m['system']}, Python {m['python']}, NumPy {m['numpy']}, SciPy "
-        f"{m['scipy']}. On a shared machine the small sizes vary by a fifth from run to run. No GPU figure is measured "
-        "yet.",
+        f"{m['scipy']}. On a shared machine the small sizes vary by a fifth from run to run. "
+        + gpu_sentence(GPU_RESULTS),
     ]
     return "\n".join(lines)
 
@@ -111,6 +114,8 @@ def ladder_block(folder: Path) -> str:
     """Return the table of the kernels: what the first paragraph of each .cu file's header comment says."""
     lines = ["| operator | rung | idea |", "|---|---|---|"]
     for path in sorted(folder.glob("*/*.cu")):
+        if path.parent.name == "probes":
+            continue  # they measure the GPU, and are no operator
         header = HEADER.match(path.read_text(encoding="utf-8"))
         if header is None or not path.name.startswith(f"{header['rung']}_"):
             raise ValueError(f"{path.name} must begin with  // operator, rung {path.name.partition('_')[0]}: idea")
@@ -118,6 +123,37 @@ def ladder_block(folder: Path) -> str:
         link = f"[{path.stem}]({path.relative_to(folder).as_posix()})"
         lines.append(f"| {header['operator']} | {link} | {idea} |")
     return "\n".join(lines)
+
+
+def gpu_records(folder: Path) -> dict[str, Any]:
+    """Return the records of the GPUs that were measured, by the name of their file."""
+    records = {}
+    for path in sorted(folder.glob("*.json")):
+        records[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            report.require_valid(records[path.stem])
+        except ValueError as error:
+            raise ValueError(f"{path.name}: {error}") from None
+    return records
+
+
+def gpu_block(folder: Path) -> str:
+    """Return the tables of every GPU, one after the other, or that there are none."""
+    records = gpu_records(folder)
+    texts = [report.markdown(record, f"{GPU_RESULTS.name}/{name}.png") for name, record in records.items()]
+    return "\n\n".join(texts) or report.NOT_MEASURED
+
+
+def gpu_sentence(folder: Path) -> str:
+    """Return where the figures of GPUs stand, or that there are none."""
+    names = ", ".join(record["gpu"]["name"] for record in gpu_records(folder).values())
+    return f"GPU ({names}): kernels/README.md." if names else "No GPU figure is measured yet."
+
+
+def draw_gpus(folder: Path) -> None:
+    """Write the picture of every GPU beside its record."""
+    for name, record in gpu_records(folder).items():
+        plots.draw(record, folder / f"{name}.png")
 
 
 def _record(name: str) -> Any:
@@ -132,7 +168,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "docs/results/real_weights.json": lambda: real_weights_block(_record("real_weights")),
         "docs/results/model.json": lambda: model_block(_record("model")),
     },
-    "kernels/README.md": {"the header comments": lambda: ladder_block(ROOT / "kernels")},
+    "kernels/README.md": {
+        "the header comments": lambda: ladder_block(ROOT / "kernels"),
+        "kernels/results": lambda: gpu_block(GPU_RESULTS),
+    },
 }
 
 
@@ -152,3 +191,4 @@ if __name__ == "__main__":
         path = ROOT / page
         path.write_text(refreshed(page, path.read_text(encoding="utf-8")), encoding="utf-8")
         sys.stdout.write(f"{page} is up to date\n")
+    draw_gpus(GPU_RESULTS)

@@ -1,4 +1,4 @@
-"""Tests that need a GPU: skipped with the reason where there is none, failed where DCNLAB_REQUIRE_GPU=1 says it must be.
+"""Tests that need a GPU: skipped with the reason where there is none, failed then under DCNLAB_REQUIRE_GPU=1.
 
 DCNLAB_GPU_STAND_IN=1 runs them on the stand-in of strict_cupy.py, which compiles the kernels for this CPU: to test the
 tests.

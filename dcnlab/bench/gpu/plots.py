@@ -24,7 +24,8 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
         if (rows := main_rows(record, operator, dtype))
     ]
     figure = Figure(figsize=(10, 3.6 * -(-len(panels) // 2)), layout="constrained")
-    names = list(dict.fromkeys(contender_name(c) for _, _, rows in panels for row in rows for c in row["contenders"]))
+    timed = (c for _, _, rows in panels for row in rows for c in row["contenders"] if "us" in c)
+    names = list(dict.fromkeys(map(contender_name, timed)))
     axes = figure.subplots(-(-len(panels) // 2), min(2, len(panels)), squeeze=False, sharey=True).ravel()
     for axis, (operator, dtype, rows) in zip(axes, panels, strict=False):
         _panel(axis, f"{operator}, {dtype}, batch {rows[0]['batch']}", rows, names)
@@ -37,6 +38,8 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
 
 
 def _panel(axis: Any, title: str, rows: list[Any], names: list[str]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     for number, name in enumerate(names):
         points = [
             (place, contender["us"] / max(row["floors"].values()))
@@ -48,6 +51,9 @@ def _panel(axis: Any, title: str, rows: list[Any], names: list[str]) -> None:
         axis.plot(*zip(*points, strict=True) if points else ([], []), lw=1, ms=5, label=name, **style)
     axis.axhline(1, color="0.4", lw=1, ls="--")
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.set_xticks(range(len(rows)), [row["size"].split()[0] for row in rows])
     axis.set_title(title, fontsize=10)
     axis.set_ylabel("time / floor")
