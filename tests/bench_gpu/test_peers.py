@@ -25,10 +25,6 @@ class Tensor(np.ndarray):
         self.wanted = wanted
         return self
 
-    def to(self, device):
-        assert device == "gpu"
-        return self
-
     def permute(self, *axes):
         return self.transpose(axes)
 
@@ -60,7 +56,7 @@ def torch(monkeypatch):
         log.append(("grad", [x.wanted for x in inputs]))
 
     torch = types.ModuleType("torch")
-    torch.from_dlpack = torch.from_numpy = tensor
+    torch.from_dlpack = tensor
     torch.no_grad, torch.autograd = no_grad, types.SimpleNamespace(grad=grad)
     torch.ones = lambda *shape, dtype, device: tensor(np.ones(shape, dtype))
     torch.nn = types.SimpleNamespace(functional=types.SimpleNamespace(conv2d=operator("conv2d")))

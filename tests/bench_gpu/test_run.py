@@ -8,7 +8,7 @@ import pytest
 import strict_cupy
 
 from dcnlab.bench import model as bench_model
-from dcnlab.bench.gpu import peers, report, run
+from dcnlab.bench.gpu import peers, report, run, rungs
 from dcnlab.bench.gpu.peers import Peer
 from dcnlab.bench.gpu.run import Budget, Job, all_right
 from dcnlab.bench.gpu.workloads import Plan, Shape
@@ -32,7 +32,7 @@ PLAN = Plan(
 def gpu(monkeypatch, compiler):
     """A GPU that is this CPU, a small model, and short samples."""
     monkeypatch.setattr("dcnlab.bench.gpu.ceilings.BLOCKS_A_PROCESSOR", 1)
-    monkeypatch.setattr("dcnlab.bench.gpu.timing.ROW_SECONDS", 0.0)
+    monkeypatch.setattr("dcnlab.bench.gpu.timing.REPEATS", 3)
     small = lambda variant: InternImage(8, [1, 1, 1, 1], [1, 2, 4, 8], num_classes=3, rng=0).eval()
     monkeypatch.setattr(bench_model, "random_model", small)
     return strict_cupy.install(monkeypatch, kernels=True)
@@ -80,7 +80,7 @@ NO_TESTS = {"passed": 0, "failed": 0, "errors": 0, "skipped": 0}
 
 
 def test_a_wrong_rung_is_not_timed_and_the_status_is_1(gpu, monkeypatch, capsys):
-    monkeypatch.setitem(run.check.__globals__["ALLOWED"], "float32", 0.0)
+    monkeypatch.setitem(rungs.ALLOWED, "float32", 0.0)
     plan = Plan(shapes=PLAN.shapes[:1], dtypes=("float32",), batches=(1,), offsets=("zero",), model=None, **SMALL)
     record = run.run(seconds=600, plan=plan, with_tests=False)
     assert not all_right(record)

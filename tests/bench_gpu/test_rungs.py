@@ -83,10 +83,9 @@ def test_every_rung_is_right_and_a_wrong_one_is_seen(device, operator, dtype, mo
     workload = tiny(operator, dtype)
     ideas = ideas_for(workload, device.xp)
     assert set(ideas) >= {idea for of, idea in RUNGS if of == operator and idea[0] in "12"}
-    for idea in ideas:
-        found = check(workload, idea, device.xp)
-        assert found.right
-        assert found.error > 0
+    found = check(workload, ideas, device.xp)
+    assert list(found) == ideas
+    assert all(each.right and each.error > 0 for each in found.values())
     real = workload.reference
 
     def off_by_one_percent(arrays):
@@ -94,7 +93,7 @@ def test_every_rung_is_right_and_a_wrong_one_is_seen(device, operator, dtype, mo
         return type(found)(*(1.01 * f for f in found)) if isinstance(found, tuple) else 1.01 * found
 
     monkeypatch.setattr(type(workload), "reference", lambda self, arrays: off_by_one_percent(arrays))
-    assert not check(workload, ideas[0], device.xp).right
+    assert not any(each.right for each in check(workload, ideas, device.xp).values())
 
 
 def test_the_largest_error():
@@ -120,7 +119,6 @@ def test_a_replay_does_the_same_again(device, idea):
     for _ in range(2):
         replay()
         assert np.array_equal(grads.input.get(), before.get())
-    assert replay.bytes >= sum(a.nbytes for a in arrays.values())
 
 
 @pytest.mark.parametrize("operator", dict.fromkeys(o for o, _ in RUNGS if not o.startswith("dcnv3")))
@@ -129,8 +127,10 @@ def test_the_other_operators_are_right_too(device, operator):
     workload = make(PLAN, "float32") if make else layer_workload(operator, PLAN, "float32", 2)
     ideas = ideas_for(workload, device.xp)
     assert ideas == [idea for of, idea in RUNGS if of == operator]
+    assert all(each.right for each in check(workload, ideas, device.xp).values())
+    copies = rungs.copies_of(workload, device)
+    assert len(copies) == max(1, -(-3 * device.l2_bytes // int(workload.work.bytes)))
     for idea in ideas:
-        assert check(workload, idea, device.xp).right
-        assert rungs.time_rung(workload, idea, device).us > 0
+        assert rungs.time_rung(workload, idea, device, copies).us > 0
     moved = sum(a.nbytes for a in workload.arrays.values())
     assert moved < workload.work.bytes <= 3 * moved + 225 * 16 * 4

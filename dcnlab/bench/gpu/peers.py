@@ -6,16 +6,13 @@ All of them get the same arrays, without a copy (DLPack), and run on the same st
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from dcnlab.arrays import Array
+from dcnlab.arrays import Array, array_module
 from dcnlab.bench.gpu.device import Device
-from dcnlab.bench.gpu.rungs import on_device
-from dcnlab.bench.gpu.timing import Timing, copies_for, measure
+from dcnlab.bench.gpu.timing import Timing, measure
 from dcnlab.bench.gpu.workloads import TAPS, Workload
 
 Maker = Callable[[Workload, Mapping[str, Array]], Callable[[], Any]]
@@ -59,12 +56,8 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "")[:200]
 
 
-def time_peer(peer: Peer, workload: Workload, device: Device) -> Timing:
+def time_peer(peer: Peer, workload: Workload, device: Device, copies: Sequence[Mapping[str, Array]]) -> Timing:
     """Return the time of a peer on a problem."""
-    arrays = on_device(device.xp, workload.arrays)
-    copies = [arrays]
-    for _ in range(copies_for(2 * sum(value.nbytes for value in arrays.values()), device) - 1):
-        copies.append({key: value.copy() for key, value in arrays.items()})
     device.release()  # torch takes memory of its own
     return measure(device, [peer.make(workload, each) for each in copies])
 
@@ -102,25 +95,26 @@ def _torchvision(workload: Workload, arrays: Mapping[str, Array]) -> Callable[[]
     return _timed(workload, forward, list(tensors.values()), grad)
 
 
-def offset_mask(offset: np.ndarray, mask: np.ndarray, groups: int) -> np.ndarray:
+def offset_mask(offset: Array, mask: Array, groups: int) -> Array:
     """Return offsets and modulation as DCNv4 takes them: side by side in each group, padded to a multiple of 8."""
-    head = offset.shape[:3]
-    both = np.concatenate(
-        [offset.reshape(*head, groups, 2 * TAPS), mask.reshape(*head, groups, TAPS)], axis=-1
-    ).reshape(*head, 3 * TAPS * groups)
-    return np.pad(both, [(0, 0)] * 3 + [(0, -both.shape[-1] % 8)])
+    xp, head = array_module(offset), offset.shape[:3]
+    width = 3 * TAPS * groups
+    both = xp.zeros((*head, width + -width % 8), offset.dtype)
+    each = both[..., :width].reshape(*head, groups, 3 * TAPS)
+    each[..., : 2 * TAPS] = offset.reshape(*head, groups, 2 * TAPS)
+    each[..., 2 * TAPS :] = mask.reshape(*head, groups, TAPS)
+    both[..., :width] = each.reshape(*head, width)
+    return both
 
 
 def _by_offset_mask(operator: Callable[..., Any], *last: Any) -> Maker:
     def make(workload: Workload, arrays: Mapping[str, Array]) -> Callable[[], Any]:
-        torch = _torch()
         backward = workload.operator.endswith("_backward")
         groups, stride = workload.settings["groups"], workload.settings["stride"]
-        tensors = _tensors({k: v for k, v in arrays.items() if k in ("input", "grad_output")}, backward)
-        given = workload.arrays
-        both = torch.from_numpy(offset_mask(given["offset"], given["mask"], groups)).to(tensors["input"].device)
-        both.requires_grad_(backward)
-        image = tensors["input"]
+        given = {k: v for k, v in arrays.items() if k in ("input", "grad_output")}
+        given["both"] = offset_mask(arrays["offset"], arrays["mask"], groups)
+        tensors = _tensors(given, backward)
+        image, both = tensors["input"], tensors["both"]
         geometry = (3, 3, stride, stride, 1, 1, 1, 1, groups, image.shape[-1] // groups, 1.0, 256, *last)
         forward = lambda: operator(image, both, *geometry)
         return _timed(workload, forward, [image, both], tensors.get("grad_output"))
@@ -151,8 +145,6 @@ def _depthwise(workload: Workload, arrays: Mapping[str, Array]) -> Callable[[], 
 
 
 def _copy(workload: Workload, arrays: Mapping[str, Array]) -> Callable[[], Any]:
-    from dcnlab.arrays import array_module
-
     xp = array_module(*arrays.values())
     source = xp.zeros(int(workload.work.bytes) // 2, xp.uint8)
     target = xp.zeros_like(source)

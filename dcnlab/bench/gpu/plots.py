@@ -10,6 +10,7 @@ from dcnlab.bench.gpu.report import contender_name, main_rows
 
 # Distinct in hue and lightness, also for colour-blind readers (Okabe and Ito), and told apart by their marks too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+LINES = ("-", "--", ":")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -33,7 +34,9 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
         axis.set_axis_off()
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
-    figure.suptitle(f"{record['gpu']['name']}: time over the largest floor (1 cannot be beaten)", fontsize=11)
+    figure.suptitle(
+        f"{record['gpu']['name']}: time over the largest floor (whoever does all of the work is above 1)", fontsize=11
+    )
     figure.savefig(path, dpi=110)
 
 
@@ -47,7 +50,9 @@ def _panel(axis: Any, title: str, rows: list[Any], names: list[str]) -> None:
             for contender in row["contenders"]
             if contender_name(contender) == name and "us" in contender
         ]
-        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % len(MARKS)]}
+        turn = number // len(COLOURS)
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[(number + turn) % len(MARKS)]}
+        style["linestyle"] = LINES[turn % len(LINES)]
         axis.plot(*zip(*points, strict=True) if points else ([], []), lw=1, ms=5, label=name, **style)
     axis.axhline(1, color="0.4", lw=1, ls="--")
     axis.set_yscale("log")

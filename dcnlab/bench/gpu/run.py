@@ -21,7 +21,7 @@ from dcnlab.bench.gpu.device import CudaDevice, Device
 from dcnlab.bench.gpu.floors import floors, scatter_us
 from dcnlab.bench.gpu.models import model_rows
 from dcnlab.bench.gpu.peers import PEERS, Peer, first_line, time_peer
-from dcnlab.bench.gpu.rungs import check, ideas_for, time_call, time_rung
+from dcnlab.bench.gpu.rungs import check, copies_of, ideas_for, time_call, time_rung
 from dcnlab.bench.gpu.timing import Timing
 from dcnlab.bench.gpu.workloads import Item, Plan, Workload, items, unknown_operators
 from dcnlab.bench.timing import machine
@@ -165,15 +165,18 @@ def _do(todo: list[Job], record: dict[str, Any], budget: Budget) -> None:
 def _row(workload: Workload, record: dict[str, Any], device: Device) -> dict[str, Any]:
     """Return one problem with all who solve it. A rung that is wrong is not timed."""
     ceilings = {name: ceiling["per_second"] for name, ceiling in record["ceilings"].items()}
-    contenders = []
-    for idea in ideas_for(workload, device.xp):
-        if not _checked(workload, idea, record, device):
+    ideas = ideas_for(workload, device.xp)
+    right = _right(workload, ideas, record, device)
+    copies = copies_of(workload, device)
+    contenders: list[dict[str, Any]] = []
+    for idea in ideas:
+        if idea in right:
+            contenders.append(_contender(idea, "rung", partial(time_rung, workload, idea, device, copies)))
+        else:
             contenders.append({"name": idea, "kind": "rung", "failed": "wrong"})
-            continue
-        contenders.append(_contender(idea, "rung", partial(time_rung, workload, idea, device)))
     if workload.operator != "sampling":
-        contenders.append(_contender("dcnlab", "call", partial(time_call, workload, device)))
-    contenders += [_peer(peer, workload, device) for peer in PEERS if _takes(peer, workload, record)]
+        contenders.append(_contender("dcnlab", "call", partial(time_call, workload, device, copies)))
+    contenders += [_peer(peer, workload, device, copies) for peer in PEERS if _takes(peer, workload, record)]
     device.release()
     return {
         "operator": workload.operator,
@@ -189,15 +192,19 @@ def _row(workload: Workload, record: dict[str, Any], device: Device) -> dict[str
     }
 
 
-def _checked(workload: Workload, idea: str, record: dict[str, Any], device: Device) -> bool:
-    """Return whether a rung is right on this operator, size and type, looking it up if that has been asked before."""
-    rung = f"{workload.operator}/{idea}"
-    for known in record["checks"]:
-        if (known["what"], known["size"], known["dtype"]) == (rung, workload.size, workload.dtype):
-            return bool(known["right"])
-    found = check(workload, idea, device.xp)
-    record["checks"].append(_check_record(rung, workload.size, workload.dtype, *found))
-    return found.right
+def _right(workload: Workload, ideas: list[str], record: dict[str, Any], device: Device) -> set[str]:
+    """Return the rungs that are right on this operator, size and type; each is compared with float64 once."""
+
+    def known() -> dict[str, bool]:
+        of = (workload.size, workload.dtype)
+        return {c["what"]: c["right"] for c in record["checks"] if (c["size"], c["dtype"]) == of}
+
+    names = {idea: f"{workload.operator}/{idea}" for idea in ideas}
+    missing = [idea for idea in ideas if names[idea] not in known()]
+    if missing:
+        for idea, found in check(workload, missing, device.xp).items():
+            record["checks"].append(_check_record(names[idea], workload.size, workload.dtype, *found))
+    return {idea for idea in ideas if known()[names[idea]]}
 
 
 def _check_record(what: str, size: str, dtype: str, error: float, allowed: float) -> dict[str, Any]:
@@ -217,9 +224,9 @@ def _takes(peer: Peer, workload: Workload, record: dict[str, Any]) -> bool:
     return workload.operator in peer.operators and not record["peers"][peer.name]
 
 
-def _peer(peer: Peer, workload: Workload, device: Device) -> dict[str, Any]:
+def _peer(peer: Peer, workload: Workload, device: Device, copies: list[dict[str, Any]]) -> dict[str, Any]:
     try:
-        return _contender(peer.name, "peer", partial(time_peer, peer, workload, device))
+        return _contender(peer.name, "peer", partial(time_peer, peer, workload, device, copies))
     except Exception as error:  # other people's code: it may refuse a shape or a type in any way
         return {"name": peer.name, "kind": "peer", "failed": f"{type(error).__name__}: {first_line(error)}"}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dcnlab.arrays import Array, as_numpy, is_cupy
+from dcnlab.arrays import Array, as_numpy
 from dcnlab.bench.gpu.device import Device
 from dcnlab.bench.gpu.timing import Timing, copies_for, measure
 from dcnlab.bench.gpu.workloads import Workload
@@ -47,11 +47,6 @@ class Replay:
         for array in self.sums:
             array.fill(0)
         self.launcher(*self.arguments)
-
-    @property
-    def bytes(self) -> int:
-        """Of all arrays that the kernel works on."""
-        return sum(a.nbytes for a in self.arguments if is_cupy(a))
 
 
 class Recorder(Call):
@@ -98,13 +93,15 @@ def ideas_for(workload: Workload, xp: Any) -> list[str]:
     return [idea for idea in ideas if RUNGS[operator, idea].takes(problem)]
 
 
-def check(workload: Workload, idea: str, xp: Any) -> Check:
-    """Compare a rung with the float64 reference on the first image."""
+def check(workload: Workload, ideas: Iterable[str], xp: Any) -> dict[str, Check]:
+    """Compare rungs with the float64 reference on the first image."""
     arrays = workload.first_image()
-    given = on_device(xp, arrays)
-    found = workload.compiled(given, Call(_first(given), rungs={workload.operator: idea}))
-    error = largest_error(found, workload.reference(arrays))
-    return Check(error, ALLOWED[workload.dtype])
+    given, wanted = on_device(xp, arrays), workload.reference(arrays)
+    found = {}
+    for idea in ideas:
+        result = workload.compiled(given, Call(_first(given), rungs={workload.operator: idea}))
+        found[idea] = Check(largest_error(result, wanted), ALLOWED[workload.dtype])
+    return found
 
 
 def largest_error(found: Any, wanted: Any) -> float:
@@ -119,30 +116,30 @@ def largest_error(found: Any, wanted: Any) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def time_rung(workload: Workload, idea: str, device: Device) -> Timing:
+def copies_of(workload: Workload, device: Device) -> list[dict[str, Array]]:
+    """Return the arguments on the device, as often as the launches need them to find no cache warm."""
+    copies = [on_device(device.xp, workload.arrays)]
+    for _ in range(copies_for(int(workload.work.bytes), device) - 1):
+        copies.append({key: value.copy() for key, value in copies[0].items()})
+    return copies
+
+
+def time_rung(workload: Workload, idea: str, device: Device, copies: Sequence[Mapping[str, Array]]) -> Timing:
     """Return the time of a rung's kernels; of the whole call where products of matrices are part of the rung."""
-    arrays = on_device(device.xp, workload.arrays)
     rungs = {workload.operator: idea}
     if not workload.kernel_is_all:
-        return measure(device, [lambda: workload.compiled(arrays, Call(_first(arrays), rungs=rungs))])
+        return measure(device, [partial(workload.compiled, each, Call(_first(each), rungs=rungs)) for each in copies])
 
-    def once(given: Mapping[str, Array]) -> list[Replay]:
+    def launches(given: Mapping[str, Array]) -> Callable[[], Any]:
         recorder = Recorder(_first(given), rungs)
         workload.compiled(given, recorder)
-        return recorder.launched
+        return _all(recorder.launched)
 
-    launches = [once(arrays)]
-    for _ in range(copies_for(sum(replay.bytes for replay in launches[0]), device) - 1):
-        launches.append(once({key: value.copy() for key, value in arrays.items()}))
-    return measure(device, [_all(each) for each in launches])
+    return measure(device, [launches(each) for each in copies])
 
 
-def time_call(workload: Workload, device: Device) -> Timing:
+def time_call(workload: Workload, device: Device, copies: Sequence[Mapping[str, Array]]) -> Timing:
     """Return the time of the operator as it is called, with the rung in use and all that surrounds it."""
-    arrays = on_device(device.xp, workload.arrays)
-    copies = [arrays]
-    for _ in range(copies_for(2 * sum(value.nbytes for value in arrays.values()), device) - 1):
-        copies.append({key: value.copy() for key, value in arrays.items()})
     return measure(device, [partial(workload.compiled, each, Call(_first(each))) for each in copies])
 
 

@@ -2,7 +2,8 @@
 
 A kernel is launched at least `LAUNCHES` times between one pair of events, each time on the next of several sets of
 buffers, which together are at least `TIMES_L2` times as large as the second-level cache. That is one sample; a time is
-the median of `REPEATS` samples, with the smallest and the largest beside it.
+the median of `REPEATS` samples, with the smallest and the largest beside it. What takes long is repeated less often: a
+sample of many launches is not worth minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MOST_LAUNCHES = 256  # a GPU's queue takes about a thousand
 REPEATS, LEAST_REPEATS = 7, 3
 TIMES_L2 = 3
 MOST_COPIES = 2048
-ROW_SECONDS = 1.0  # of device time for one row, before it is repeated less often
+ROW_SECONDS = 1.0  # of device time; a sample is not longer, nor are all samples beyond the least number of them
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,17 @@ def measure(
     ahead : bool
         Queue a sample before the device begins with it.
     """
-    count = launches or min(max(LAUNCHES, len(calls)), MOST_LAUNCHES)
     turn = itertools.cycle(calls)
 
-    def rounds(number: int) -> list[list[Callable[[], Any]]]:
-        return [list(itertools.islice(turn, count)) for _ in range(number)]
+    def rounds(number: int, of: int) -> list[list[Callable[[], Any]]]:
+        return [list(itertools.islice(turn, of)) for _ in range(number)]
 
-    (first,), _ = device.seconds(rounds(1), ahead)  # compiles, loads, and says how often is enough
+    (one,), waited = device.seconds(rounds(1, 1), ahead)  # loads what is loaded at first use, and says what it costs
+    if one >= ROW_SECONDS:
+        return Timing(1e6 * one, 1e6 * one, 1e6 * one, 1, len(calls), 1, waited)
+    count = launches or min(max(LAUNCHES, len(calls)), MOST_LAUNCHES, int(ROW_SECONDS / max(one, 1e-9)))
+    (first,), _ = device.seconds(rounds(1, count), ahead)  # the clocks rise, the memory is touched
     repeats = max(LEAST_REPEATS, min(REPEATS, int(ROW_SECONDS / max(first, 1e-9))))
-    seconds, waited = device.seconds(rounds(repeats), ahead)
+    seconds, waited = device.seconds(rounds(repeats, count), ahead)
     each = [1e6 * s / count for s in seconds]
     return Timing(statistics.median(each), min(each), max(each), count, len(calls), repeats, waited)
