@@ -22,7 +22,7 @@ lint: $(READY)
 
 # Every kernel under check mode and UBSan, and the bugs that these must find.
 check-kernels: $(READY)
-	DCNLAB_REQUIRE_CPU_KERNELS=1 $(BIN)/python -m pytest -q tests/kernels tests/launch -m check_kernels
+	DCNLAB_REQUIRE_CPU_KERNELS=1 $(BIN)/python -m pytest -q tests/kernels tests/launch tests/bench_gpu -m check_kernels
 
 bench: $(READY)
 	$(BIN)/dcnlab bench ops

@@ -94,21 +94,7 @@ def run(
         Where there is no CuPy or no GPU.
     """
     device, plan, budget = device or CudaDevice(), plan or Plan(), Budget(seconds)
-    record: dict[str, Any] = {
-        "schema": report.SCHEMA_VERSION,
-        "gpu": device.facts(),
-        "machine": machine(),
-        "budget_seconds": seconds,
-        "ceilings": {},
-        "tests": {},
-        "peers": {peer.name: peer.missing() for peer in PEERS},
-        "checks": [],
-        "rows": [],
-        "models": [],
-        "failed": [],
-        "dropped": [],
-        "without_problem": unknown_operators(),
-    }
+    record = _empty_record(device, seconds)
     _say(budget, f"{record['gpu']['name']}, {seconds:g} s")
     for probe in PROBES:
         _say(budget, f"ceiling: {probe.what}")
@@ -125,6 +111,24 @@ def run(
     if out is not None:
         Path(out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
+
+
+def _empty_record(device: Device, seconds: float) -> dict[str, Any]:
+    return {
+        "schema": report.SCHEMA_VERSION,
+        "gpu": device.facts(),
+        "machine": machine(),
+        "budget_seconds": seconds,
+        "ceilings": {},
+        "tests": {},
+        "peers": {peer.name: peer.missing() for peer in PEERS},
+        "checks": [],
+        "rows": [],
+        "models": [],
+        "failed": [],
+        "dropped": [],
+        "without_problem": unknown_operators(),
+    }
 
 
 def all_right(record: Mapping[str, Any]) -> bool:

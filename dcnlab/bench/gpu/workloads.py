@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dcnlab import catalogue
-from dcnlab.arrays import Array
+from dcnlab.arrays import Array, array_module
 from dcnlab.bench.gpu.floors import DCNv3Size, Work, dcnv3_backward, dcnv3_forward
 from dcnlab.compiled.calls import Call
 from dcnlab.compiled.rungs import RUNGS
 from dcnlab.geometry import output_size, sampling_positions
 from dcnlab.modulation import normalise_modulation
+from dcnlab.reference.sampling import sampling_matrix
 
 TAPS = 9
 # The module of `dcnlab.reference` and of `dcnlab.compiled` in which an operator is.
@@ -84,6 +86,8 @@ class Workload:
     work : Work
     outside : float or None
         The share of samples that fall outside the image.
+    kernel_is_all : bool
+        False where products of matrices belong to a rung: then its call is timed, not its kernels.
     """
 
     operator: str
@@ -95,7 +99,7 @@ class Workload:
     settings: dict[str, Any]
     work: Work
     outside: float | None = None
-    kernel_is_all: bool = field(default=True)
+    kernel_is_all: bool = True
 
     @property
     def name(self) -> str:
@@ -137,7 +141,7 @@ class Item(NamedTuple):
 
     importance: int
     title: str
-    make: Any
+    make: Callable[[], Workload]
 
 
 def function_of(operator: str) -> str:
@@ -152,7 +156,8 @@ class Noise:
     """Random arguments of a shape, made once: a batch is its beginning, offsets are the same at every scale."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._made = most, {}  # type: ignore[var-annotated]
+        self._most = most
+        self._made: dict[Shape, dict[str, np.ndarray]] = {}
 
     def __call__(self, shape: Shape) -> dict[str, np.ndarray]:
         """Return float32 input, offset, mask and grad_output of the largest batch."""
@@ -257,8 +262,6 @@ def sampling_workload(plan: Plan, dtype: str) -> Workload:
 
 def sample(image: Array, base: Array, displacement: Array, call: Call) -> Array:
     """Sample an image by the kernel that shows how."""
-    from dcnlab.arrays import array_module
-
     output = array_module(image).empty((len(base), image.shape[2]), image.dtype)
     problem = call.problem(image.dtype, 1, len(base))
     call.launch("sampling", problem, image, base, displacement, output, len(base), *image.shape)
@@ -267,8 +270,6 @@ def sample(image: Array, base: Array, displacement: Array, call: Call) -> Array:
 
 def reference_samples(image: np.ndarray, base: np.ndarray, displacement: np.ndarray) -> np.ndarray:
     """Sample an image by the sampling matrix."""
-    from dcnlab.reference.sampling import sampling_matrix
-
     matrix = sampling_matrix(base + displacement, None, *image.shape[:2])
     return np.asarray(matrix @ image.reshape(-1, image.shape[2]))
 
@@ -286,15 +287,17 @@ def items(plan: Plan) -> Iterator[Item]:
                 for dtype in plan.dtypes:
                     for operator in ("dcnv3_forward", "dcnv3_backward"):
                         title = f"{operator} {shape.label} {dtype} batch {batch} offsets {offsets}"
-                        yield Item(importance, title, _maker(noise, operator, shape, dtype, batch, offsets))
+                        yield Item(
+                            importance, title, partial(dcnv3_workload, noise, operator, shape, dtype, batch, offsets)
+                        )
     for operator in dict.fromkeys(operator for operator, _ in RUNGS):
         name = function_of(operator).removesuffix("_backward")
         for dtype in plan.dtypes:
             if operator == "sampling":
-                yield Item(6, f"sampling {dtype}", lambda dtype=dtype: sampling_workload(plan, dtype))
+                yield Item(6, f"sampling {dtype}", partial(sampling_workload, plan, dtype))
             elif name in HOMES and name != "dcnv3":
                 batch = plan.batches[0]
-                make = lambda o=operator, d=dtype, b=batch: layer_workload(o, plan, d, b)
+                make = partial(layer_workload, operator, plan, dtype, batch)
                 yield Item(2, f"{operator} {dtype} batch {batch}", make)
 
 
@@ -303,7 +306,3 @@ def unknown_operators() -> list[str]:
     known = {*HOMES, "sampling"}
     found = dict.fromkeys(operator for operator, _ in RUNGS)
     return [operator for operator in found if function_of(operator).removesuffix("_backward") not in known]
-
-
-def _maker(noise: Noise, *arguments: Any) -> Any:
-    return lambda: dcnv3_workload(noise, *arguments)
