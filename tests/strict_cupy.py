@@ -37,6 +37,10 @@ class StrictArray(np.ndarray):
         return self.view(np.ndarray)
 
     @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self.__array_interface__["data"][0])
+
+    @property
     def device(self):
         return types.SimpleNamespace(id=0)
 

@@ -103,6 +103,20 @@ def test_the_text_says_everything():
     assert sum("3_wrong" in line and line.rstrip().endswith("wrong") for line in text.splitlines()) == 13
 
 
+@pytest.mark.parametrize(
+    ("contender", "name"),
+    [
+        ({"kind": "rung", "name": "2_point"}, "rung 2_point"),
+        ({"kind": "rung", "name": "2_point", "alone": True}, "rung 2_point"),
+        ({"kind": "rung", "name": "6_gather", "alone": False}, "rung 6_gather, whole call"),
+        ({"kind": "call", "name": "dcnlab"}, "dcnlab, whole call"),
+        ({"kind": "peer", "name": "DCNv4"}, "DCNv4"),
+    ],
+)
+def test_what_is_timed_as_a_whole_is_called_so(contender, name):
+    assert report.contender_name(contender) == name
+
+
 def test_wrong_checks_failures_and_tests_are_named():
     record = made_up()
     record["checks"] += [

@@ -1,13 +1,17 @@
 """Problems and rungs: what is made, that a wrong rung is seen, that what is replayed does the same again."""
 
+from functools import partialmethod
+
 import numpy as np
 import pytest
 import strict_cupy
 
 from dcnlab.bench.gpu import rungs, workloads
 from dcnlab.bench.gpu.device import CudaDevice
-from dcnlab.bench.gpu.rungs import Recorder, check, ideas_for, largest_error
+from dcnlab.bench.gpu.rungs import Recorder, calls_of, check, ideas_for, largest_error
+from dcnlab.bench.gpu.timing import measure
 from dcnlab.bench.gpu.workloads import Noise, Plan, Shape, dcnv3_workload, items, layer_workload, sampling_workload
+from dcnlab.compiled.calls import Call
 from dcnlab.compiled.rungs import RUNGS
 
 pytestmark = pytest.mark.usefixtures("compiler")
@@ -121,6 +125,40 @@ def test_a_replay_does_the_same_again(device, idea):
         assert np.array_equal(grads.input.get(), before.get())
 
 
+def test_a_rung_of_several_kernels_is_timed_as_a_whole(device):
+    """The second may use what the first left behind: none of them can be repeated by itself."""
+    workload = tiny("dcnv3_forward")
+    real, once = workload.compiled, []
+
+    def twice(arrays, call):
+        once.append(call)
+        real(arrays, call)
+        return real(arrays, call)
+
+    workload.compiled = twice
+    copies = rungs.copies_of(workload, device)
+    calls, alone = calls_of(workload, "2_point", copies)
+    assert not alone
+    assert len(calls) == len(copies)
+    assert len(once) == 1, "the first copy told"
+    for call in calls:
+        call()
+    assert len(once) == 1 + len(copies)
+    assert all(type(call) is Call and call.rungs == {"dcnv3_forward": "2_point"} for call in once[1:])
+
+
+def test_a_part_of_a_rung_is_not_repeated_by_itself(device, monkeypatch):
+    monkeypatch.setattr(Call, "launch", lambda self, operator, problem, *arguments, part=None: None)
+    workload = tiny("dcnv3_forward")
+    arrays = rungs.on_device(device.xp, workload.arrays)
+    whole, part = Recorder(arrays["input"]), Recorder(arrays["input"])
+    workload.compiled(arrays, whole)
+    monkeypatch.setattr(Recorder, "launch", partialmethod(Recorder.launch, part="taps"))
+    workload.compiled(arrays, part)
+    assert [type(replay).__name__ for replay in whole.launched] == ["Replay"]
+    assert part.launched == [None]
+
+
 @pytest.mark.parametrize("operator", dict.fromkeys(o for o, _ in RUNGS if not o.startswith("dcnv3")))
 def test_the_other_operators_are_right_too(device, operator):
     make = sampling_workload if operator == "sampling" else None
@@ -131,6 +169,9 @@ def test_the_other_operators_are_right_too(device, operator):
     copies = rungs.copies_of(workload, device)
     assert len(copies) == max(1, -(-3 * device.l2_bytes // int(workload.work.bytes)))
     for idea in ideas:
-        assert rungs.time_rung(workload, idea, device, copies).us > 0
+        calls, alone = calls_of(workload, idea, copies)
+        assert alone is (not operator.startswith("deform_conv2d"))
+        assert len(calls) == len(copies)
+        assert measure(device, calls).us > 0
     moved = sum(a.nbytes for a in workload.arrays.values())
     assert moved < workload.work.bytes <= 3 * moved + 225 * 16 * 4

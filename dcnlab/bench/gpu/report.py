@@ -145,7 +145,9 @@ def _tests(tests: Mapping[str, Any]) -> str:
 
 def contender_name(contender: Row) -> str:
     """Return how tables call who solved a problem."""
-    return {"rung": "rung {}", "call": "{}, whole call", "peer": "{}"}[contender["kind"]].format(contender["name"])
+    name = f"rung {contender['name']}" if contender["kind"] == "rung" else contender["name"]
+    whole = contender["kind"] == "call" or contender.get("alone") is False
+    return f"{name}, whole call" if whole else str(name)
 
 
 def _lines(row: Row) -> Iterator[list[str]]:

@@ -21,8 +21,8 @@ from dcnlab.bench.gpu.device import CudaDevice, Device
 from dcnlab.bench.gpu.floors import floors, scatter_us
 from dcnlab.bench.gpu.models import model_rows
 from dcnlab.bench.gpu.peers import PEERS, Peer, first_line, time_peer
-from dcnlab.bench.gpu.rungs import check, copies_of, ideas_for, time_call, time_rung
-from dcnlab.bench.gpu.timing import Timing
+from dcnlab.bench.gpu.rungs import calls_of, check, copies_of, ideas_for, time_call
+from dcnlab.bench.gpu.timing import Timing, measure
 from dcnlab.bench.gpu.workloads import Item, Plan, Workload, items, unknown_operators
 from dcnlab.bench.timing import machine
 
@@ -175,7 +175,8 @@ def _row(workload: Workload, record: dict[str, Any], device: Device) -> dict[str
     contenders: list[dict[str, Any]] = []
     for idea in ideas:
         if idea in right:
-            contenders.append(_contender(idea, "rung", partial(time_rung, workload, idea, device, copies)))
+            calls, alone = calls_of(workload, idea, copies)
+            contenders.append({**_contender(idea, "rung", partial(measure, device, calls)), "alone": alone})
         else:
             contenders.append({"name": idea, "kind": "rung", "failed": "wrong"})
     if workload.operator != "sampling":

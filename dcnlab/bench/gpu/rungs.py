@@ -56,25 +56,29 @@ class Recorder(Call):
     ----------
     problems : dict
         Operator -> the first problem that a rung was looked for.
-    launched : list of Replay
+    launched : list of Replay or None
+        None for what cannot be repeated by itself.
     """
 
     def __init__(self, array: Array, rungs: dict[str, str] | None = None) -> None:
         super().__init__(array, rungs=rungs)
         self.problems: dict[str, Problem] = {}
-        self.launched: list[Replay] = []
+        self.launched: list[Replay | None] = []
 
     def rung(self, operator: str, problem: Problem) -> Any:
         """Return the rung that solves a problem."""
         self.problems.setdefault(operator, problem)
         return super().rung(operator, problem)
 
-    def launch(self, operator: str, problem: Problem, *arguments: Any) -> None:
+    def launch(self, operator: str, problem: Problem, *arguments: Any, **how: Any) -> None:
         """Launch the kernel of the rung that solves a problem."""
-        super().launch(operator, problem, *arguments)
+        super().launch(operator, problem, *arguments, **how)
         rung = self.rung(operator, problem)
         compiled = kernel(rung, rung.instance_for(problem), self.target, self.mode, self.thread_order)
-        self.launched.append(Replay(compiled[rung.launch(problem)], arguments, _sums(compiled, arguments)))
+        launcher = compiled[rung.launch(problem)]
+        # A rung of several kernels hands results from one to the next: it cannot be repeated piece by piece.
+        alone = not (self.launched or how)
+        self.launched.append(Replay(launcher, arguments, _sums(compiled, arguments)) if alone else None)
 
 
 def _sums(compiled: Kernel, arguments: tuple[Any, ...]) -> tuple[Array, ...]:
@@ -124,31 +128,30 @@ def copies_of(workload: Workload, device: Device) -> list[dict[str, Array]]:
     return copies
 
 
-def time_rung(workload: Workload, idea: str, device: Device, copies: Sequence[Mapping[str, Array]]) -> Timing:
-    """Return the time of a rung's kernels; of the whole call where products of matrices are part of the rung."""
+def calls_of(
+    workload: Workload, idea: str, copies: Sequence[Mapping[str, Array]]
+) -> tuple[list[Callable[[], Any]], bool]:
+    """Return what is timed of a rung, on each copy of the arguments, and whether that is its kernel alone.
+
+    Where a rung is several kernels, or products of matrices belong to it, it is the whole call.
+    """
     rungs = {workload.operator: idea}
-    if not workload.kernel_is_all:
-        return measure(device, [partial(workload.compiled, each, Call(_first(each), rungs=rungs)) for each in copies])
-
-    def launches(given: Mapping[str, Array]) -> Callable[[], Any]:
-        recorder = Recorder(_first(given), rungs)
-        workload.compiled(given, recorder)
-        return _all(recorder.launched)
-
-    return measure(device, [launches(each) for each in copies])
+    if workload.kernel_is_all:
+        launches: list[Callable[[], Any]] = []
+        for given in copies:
+            recorder = Recorder(_first(given), rungs)
+            workload.compiled(given, recorder)
+            launches += [replay for replay in recorder.launched[:1] if replay is not None]
+            if len(recorder.launched) != 1 or recorder.launched[0] is None:
+                break
+        else:
+            return launches, True
+    return [partial(workload.compiled, given, Call(_first(given), rungs=rungs)) for given in copies], False
 
 
 def time_call(workload: Workload, device: Device, copies: Sequence[Mapping[str, Array]]) -> Timing:
     """Return the time of the operator as it is called, with the rung in use and all that surrounds it."""
     return measure(device, [partial(workload.compiled, each, Call(_first(each))) for each in copies])
-
-
-def _all(replays: list[Replay]) -> Callable[[], Any]:
-    def run() -> None:
-        for replay in replays:
-            replay()
-
-    return replays[0] if len(replays) == 1 else run
 
 
 def on_device(xp: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Array]:
