@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     classify.set_defaults(run=_classify)
 
-    _add_kernels(commands.add_parser("kernels", help="list, check, compile and measure CUDA C++ kernels, without a GPU"))
+    _add_kernels(
+        commands.add_parser("kernels", help="list, check, compile and measure CUDA C++ kernels, without a GPU")
+    )
 
     bench = commands.add_parser("bench", help="measure speed as ratios to a peer in the same run")
     kinds = bench.add_subparsers(dest="kind", required=True, metavar="WHAT")
@@ -114,7 +116,9 @@ def _add_kernels(kernels: argparse.ArgumentParser) -> None:
     compiled.add_argument("--out", metavar="FILE.json", help="also record the numbers of all rungs")
     compiled.set_defaults(run=_compile_kernels)
 
-    measured = actions.add_parser("bench", help="bytes that every rung asks of memory, counted, and its time on this CPU")
+    measured = actions.add_parser(
+        "bench", help="bytes that every rung asks of memory, counted, and its time on this CPU"
+    )
     measured.add_argument("operator", nargs="?", metavar="OPERATOR", help="such as dcnv3_forward (default: all)")
     measured.add_argument("--repeats", type=_positive, default=7, metavar="N", help="timed runs (default: %(default)s)")
     measured.add_argument("--out", metavar="FILE.json", help="also record the figures of all rungs")

@@ -2,8 +2,8 @@
 
 README.md shows recorded runs, which `make figures` records anew first: docs/results/ops.json and model.json (`dcnlab
 bench ops --out`, `dcnlab bench model --huge --out`), demo.json (the results.json of a demo) and real_weights.json
-(docs/real_weights.py). kernels/README.md lists the kernels by their header comments, and shows docs/results/kernels.json
-(`dcnlab kernels compile --out`, `dcnlab kernels bench --out`).
+(docs/real_weights.py). kernels/README.md lists the kernels by their header comments, and shows kernels.json (`dcnlab
+kernels compile --out`, `dcnlab kernels bench --out`).
 """
 
 from __future__ import annotations
@@ -135,9 +135,9 @@ def resources_block(record: dict[str, Any]) -> str:
     architectures = list(next(iter(next(iter(record["rungs"].values())).values())))
     lines += [
         "",
-        "Registers of a thread / bytes of static shared memory of a block / bytes of spilled registers, of the instance "
-        f"that needs most of those a GPU uses; the worst of {', '.join(architectures)}. By `dcnlab kernels compile`, NVRTC "
-        f"{record['nvrtc']}.",
+        "Registers of a thread / bytes of static shared memory of a block / bytes of spilled registers, of the "
+        + f"instance that needs most of those a GPU uses; the worst of {', '.join(architectures)}. By `dcnlab kernels "
+        + f"compile`, NVRTC {record['nvrtc']}.",
     ]
     return "\n".join(lines)
 
@@ -157,18 +157,22 @@ def traffic_block(record: dict[str, Any]) -> str:
             found = row["bytes"].get(dtype)
             total = kernels.asked(found) if found else 0
             atomic = f" ({found['atomic']:.1f})" if found and found["atomic"] else ""
-            cells += [f"{total:.1f}{atomic}", f"{found['floor']:.1f}", f"{total / found['floor']:.1f}"] if found else [""] * 3
+            cells += (
+                [f"{total:.1f}{atomic}", f"{found['floor']:.1f}", f"{total / found['floor']:.1f}"]
+                if found
+                else [""] * 3
+            )
         time = "" if row["cpu_ms"] is None else f"{row['cpu_ms']:.2f}"
         lines.append(f"| {path.partition('/')[0]} | {_link(path)} | {' | '.join(cells)} | {time} |")
-    sizes = {row["size"]: path.partition("/")[0].removesuffix("_forward") for path, row in record["rungs"].items()}
     m = record["machine"]
     lines += [
         "",
-        "Bytes asked of global memory for an output value (backward: for a value of the image's gradient), in brackets those "
-        "of atomic sums. CPU ms: the operator with this rung, float32, fast mode, one thread. Matrix products and changes of "
-        "layout by the array library are in the time, not in the bytes. Sizes: "
-        + "; ".join(f"{name} {size}" for size, name in sizes.items())
-        + f". By `dcnlab kernels bench` on {m['date']}: {m['cpu']}, {m['system']}, Python {m['python']}, NumPy {m['numpy']}.",
+        "Bytes asked of global memory for an output value (backward: for a value of the image's gradient), in brackets "
+        "those of atomic sums. CPU ms: the operator with this rung, float32, fast mode, one thread. Matrix products "
+        "and changes of layout by the array library are in the time, not in the bytes. Sizes: "
+        + "; ".join(f"{name} {size}" for name, size in kernels.sizes(record).items())
+        + f". By `dcnlab kernels bench` on {m['date']}: {m['cpu']}, {m['system']}, Python {m['python']}, NumPy "
+        + f"{m['numpy']}.",
     ]
     return "\n".join(lines)
 

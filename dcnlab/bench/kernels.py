@@ -1,7 +1,7 @@
 """`dcnlab kernels bench`: bytes that every rung asks of global memory, beside the least it could, and its time here.
 
-The bytes are counted by check mode, on this CPU, with the instances, grids and blocks of a GPU: they are the same on any
-machine, and most of why one rung is faster than another. The floor is every argument and result moved once.
+The bytes are counted by check mode, on this CPU, with the instances, grids and blocks of a GPU: they hardly depend on
+the machine, and are most of why one rung is faster than another. The floor is every argument and result moved once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from dcnlab import catalogue
 from dcnlab.arrays import Array
@@ -65,7 +66,9 @@ def _both(name: str, home: Any, size: str, shapes: Any, **settings: Any) -> dict
     forward, backward = getattr(home, name), getattr(home, f"{name}_backward")
     return {
         f"{name}_forward": Example(size, arrays, lambda call, given: forward(**given, **settings, call=call)),
-        f"{name}_backward": Example(size, arrays_backward, lambda call, given: backward(**given, **settings, call=call)),
+        f"{name}_backward": Example(
+            size, arrays_backward, lambda call, given: backward(**given, **settings, call=call)
+        ),
     }
 
 
@@ -73,7 +76,11 @@ def _sampling_arrays() -> Arrays:
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:28, :28]
     base = np.stack([rows, columns], axis=-1).reshape(-1, 2).astype(np.int32)
-    return {"image": rng.standard_normal((28, 28, 16)), "base": base, "displacement": rng.standard_normal(base.shape) / 3}
+    return {
+        "image": rng.standard_normal((28, 28, 16)),
+        "base": base,
+        "displacement": rng.standard_normal(base.shape) / 3,
+    }
 
 
 def _sample(call: Call, arrays: Arrays) -> Array:
@@ -156,7 +163,7 @@ def run(operator: str | None = None, rounds: int = 7, out: str | os.PathLike[str
     if out is not None and operator is not None:
         raise ValueError("--out records all rungs: leave out OPERATOR")
     find_compiler()
-    rungs = rungs_of(operator)
+    rungs = tqdm(rungs_of(operator), desc="kernels", disable=None, leave=False)
     record = {"machine": machine(), "rounds": rounds, "rungs": {rung.path: _measure(rung, rounds) for rung in rungs}}
     print(report(record))
     if out is not None:
@@ -169,7 +176,11 @@ def _measure(rung: Rung, rounds: int) -> dict[str, Any]:
         raise ValueError(f"{rung.operator} has no example in dcnlab/bench/kernels.py to be measured on")
     example = EXAMPLES[rung.operator]
     found = {dtype: counted(rung, example, dtype) for dtype in DTYPES}
-    return {"size": example.size, "bytes": {d: b for d, b in found.items() if b}, "cpu_ms": _time(rung, example, rounds)}
+    return {
+        "size": example.size,
+        "bytes": {d: b for d, b in found.items() if b},
+        "cpu_ms": _time(rung, example, rounds),
+    }
 
 
 def counted(rung: Rung, example: Example, dtype: str) -> dict[str, Any] | None:
@@ -223,7 +234,9 @@ def asked(found: Mapping[str, Any]) -> float:
 
 def sizes(record: Mapping[str, Any]) -> dict[str, str]:
     """Return what each operator was measured on, by its name."""
-    names = {path: path.partition("/")[0].removesuffix("_forward").removesuffix("_backward") for path in record["rungs"]}
+    names = {
+        path: path.partition("/")[0].removesuffix("_forward").removesuffix("_backward") for path in record["rungs"]
+    }
     return {name: record["rungs"][path]["size"] for path, name in names.items()}
 
 
@@ -235,7 +248,9 @@ def report(record: Mapping[str, Any]) -> str:
         for dtype, found in row["bytes"].items():
             total = asked(found)
             kinds = [f"{found[kind]:.1f}" for kind in Traffic._fields]
-            lines.append([*first, dtype, *kinds, f"{total:.1f}", f"{found['floor']:.1f}", f"{total / found['floor']:.1f}"])
+            lines.append(
+                [*first, dtype, *kinds, f"{total:.1f}", f"{found['floor']:.1f}", f"{total / found['floor']:.1f}"]
+            )
             first = ["", ""]
     header = ["rung", "CPU ms", "arrays of", "read", "written", "atomic", "in all", "floor", "x floor"]
     return "\n".join(

@@ -69,13 +69,13 @@ def instances(rung: Rung, target: str, dtype: str | None = None) -> list[str]:
 
 
 # Macros that give a source on a CPU the form that it has on a GPU (kernels/include/taps.cuh).
-_AS_ON_A_GPU = {"TAPS_TOGETHER": 1}
+AS_ON_A_GPU = {"TAPS_TOGETHER": 1}
 
 
 @lru_cache(maxsize=64)
 def gpu_form(rung: Rung, name: str, mode: str = "check") -> Kernel:
     """Return an instance as a GPU gets it, compiled for this CPU: to test it, and to count what it asks of memory."""
-    return module(rung.path, [name], target="cpu", mode=mode, defines=_AS_ON_A_GPU)[name]
+    return module(rung.path, [name], target="cpu", mode=mode, defines=AS_ON_A_GPU)[name]
 
 
 def in_use(rung: Rung) -> str:

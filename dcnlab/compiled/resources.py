@@ -1,4 +1,4 @@
-"""`dcnlab kernels compile`: registers, shared memory, stack and spills of kernels on every architecture, without a GPU."""
+"""`dcnlab kernels compile`: registers, shared memory and spills of kernels on every architecture, without a GPU."""
 
 from __future__ import annotations
 

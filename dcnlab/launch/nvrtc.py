@@ -96,7 +96,9 @@ class Nvrtc:
         """
         if architecture not in self.architectures:
             known = ", ".join(self.architectures)
-            raise ValueError(f"architecture must be one that NVRTC {self.version} knows ({known}), got {architecture!r}")
+            raise ValueError(
+                f"architecture must be one that NVRTC {self.version} knows ({known}), got {architecture!r}"
+            )
         folders = [*([source.path.parent] if source.path else []), *include_folders(), self._headers]
         options = [*OPTIONS, f"-arch={architecture}", *(f"-I{folder}" for folder in folders)]
         program = ctypes.c_void_p()
