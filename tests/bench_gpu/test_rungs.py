@@ -11,6 +11,7 @@ from dcnlab.bench.gpu.device import CudaDevice
 from dcnlab.bench.gpu.rungs import Recorder, calls_of, check, ideas_for, largest_error
 from dcnlab.bench.gpu.timing import measure
 from dcnlab.bench.gpu.workloads import Noise, Plan, Shape, dcnv3_workload, items, layer_workload, sampling_workload
+from dcnlab.bench.kernels import OneRung
 from dcnlab.compiled.calls import Call
 from dcnlab.compiled.rungs import RUNGS
 
@@ -114,7 +115,7 @@ def test_a_replay_does_the_same_again(device, idea):
     """Sums that the kernel adds to start at 0 every time."""
     workload = tiny("dcnv3_backward")
     arrays = rungs.on_device(device.xp, workload.arrays)
-    recorder = Recorder(arrays["input"], {"dcnv3_backward": idea})
+    recorder = Recorder(arrays["input"], RUNGS["dcnv3_backward", idea])
     grads = workload.compiled(arrays, recorder)
     (replay,) = recorder.launched
     assert len(replay.sums) == (3 if idea == "1_atomic" else 1)
@@ -144,14 +145,14 @@ def test_a_rung_of_several_kernels_is_timed_as_a_whole(device):
     for call in calls:
         call()
     assert len(once) == 1 + len(copies)
-    assert all(type(call) is Call and call.rungs == {"dcnv3_forward": "2_point"} for call in once[1:])
+    assert all(type(call) is OneRung and call.rungs == {"dcnv3_forward": "2_point"} for call in once[1:])
 
 
 def test_a_part_of_a_rung_is_not_repeated_by_itself(device, monkeypatch):
     monkeypatch.setattr(Call, "launch", lambda self, operator, problem, *arguments, part=None: None)
     workload = tiny("dcnv3_forward")
     arrays = rungs.on_device(device.xp, workload.arrays)
-    whole, part = Recorder(arrays["input"]), Recorder(arrays["input"])
+    whole, part = (Recorder(arrays["input"], RUNGS["dcnv3_forward", "2_point"]) for _ in range(2))
     workload.compiled(arrays, whole)
     monkeypatch.setattr(Recorder, "launch", partialmethod(Recorder.launch, part="taps"))
     workload.compiled(arrays, part)

@@ -5,7 +5,7 @@ import pytest
 from helpers import assert_close, expect, expected_gradient, golden_dcnv3, golden_deform_conv2d
 
 from dcnlab.arrays import as_numpy
-from dcnlab.bench.gpu.rungs import Recorder
+from dcnlab.bench.kernels import NotTaken, OneRung
 from dcnlab.compiled import deformable
 from dcnlab.compiled.calls import Call
 from dcnlab.compiled.rungs import DTYPES, RUNGS
@@ -24,19 +24,14 @@ def name_of(operator):
 
 def by_kernel(cupy, key, arrays, settings, grad):
     """Return {"output": array}, or the gradients by name, of a rung; None where it does not take the problem."""
-    operator, idea = key
     given = {k: cupy.asarray(v) for k, v in arrays.items()}
-    if operator.endswith("_backward"):
+    call = OneRung(given["input"], RUNGS[key])
+    if key[0].endswith("_backward"):
         given = {"grad_output": cupy.asarray(grad), **given}
-    function = getattr(deformable, operator.removesuffix("_forward"))
-    first = given["input"]
-    general = next(idea for of, idea in RUNGS if of == operator)
-    recorder = Recorder(first, {operator: general})
-    function(**given, **settings, call=recorder)
-    problem = recorder.problems.get(operator)
-    if problem is not None and not RUNGS[key].takes(problem):
+    try:
+        found = getattr(deformable, key[0].removesuffix("_forward"))(**given, **settings, call=call)
+    except NotTaken:
         return None
-    found = function(**given, **settings, call=Call(first, rungs={operator: idea}))
     return by_name(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,10 @@ from dcnlab.arrays import Array, as_numpy
 from dcnlab.bench.gpu.device import Device
 from dcnlab.bench.gpu.timing import Timing, copies_for, measure
 from dcnlab.bench.gpu.workloads import Workload
+from dcnlab.bench.kernels import NotTaken, OneRung
 from dcnlab.compiled.calls import Call
-from dcnlab.compiled.rungs import RUNGS, Problem, kernel
+from dcnlab.compiled.ladder import rungs_of
+from dcnlab.compiled.rungs import RUNGS, Problem, Rung, kernel
 from dcnlab.launch import Kernel, Launcher
 
 # Largest deviation from float64, relative to the largest entry: sums of up to about a thousand products, and in half
@@ -49,26 +52,18 @@ class Replay:
         self.launcher(*self.arguments)
 
 
-class Recorder(Call):
-    """A `Call` that takes down what it launches.
+class Recorder(OneRung):
+    """A call of one rung that takes down what it launches.
 
     Attributes
     ----------
-    problems : dict
-        Operator -> the first problem that a rung was looked for.
     launched : list of Replay or None
         None for what cannot be repeated by itself.
     """
 
-    def __init__(self, array: Array, rungs: dict[str, str] | None = None) -> None:
-        super().__init__(array, rungs=rungs)
-        self.problems: dict[str, Problem] = {}
+    def __init__(self, array: Array, rung: Rung) -> None:
+        super().__init__(array, rung)
         self.launched: list[Replay | None] = []
-
-    def rung(self, operator: str, problem: Problem) -> Any:
-        """Return the rung that solves a problem."""
-        self.problems.setdefault(operator, problem)
-        return super().rung(operator, problem)
 
     def launch(self, operator: str, problem: Problem, *arguments: Any, **how: Any) -> None:
         """Launch the kernel of the rung that solves a problem."""
@@ -87,14 +82,12 @@ def _sums(compiled: Kernel, arguments: tuple[Any, ...]) -> tuple[Array, ...]:
 
 def ideas_for(workload: Workload, xp: Any) -> list[str]:
     """Return the rungs of the workload's operator that take it."""
-    operator = workload.operator
-    ideas = [idea for of, idea in RUNGS if of == operator]
-    arrays = on_device(xp, workload.first_image())
-    # Any rung will do to find out what is asked of one; the first of a ladder takes everything.
-    recorder = Recorder(_first(arrays), {operator: ideas[0]})
-    workload.compiled(arrays, recorder)
-    problem = recorder.problems[operator]
-    return [idea for idea in ideas if RUNGS[operator, idea].takes(problem)]
+    arrays, ideas = on_device(xp, workload.first_image()), []
+    for rung in rungs_of(workload.operator):
+        with contextlib.suppress(NotTaken):
+            workload.compiled(arrays, OneRung(_first(arrays), rung))
+            ideas.append(rung.idea)
+    return ideas
 
 
 def check(workload: Workload, ideas: Iterable[str], xp: Any) -> dict[str, Check]:
@@ -103,7 +96,7 @@ def check(workload: Workload, ideas: Iterable[str], xp: Any) -> dict[str, Check]
     given, wanted = on_device(xp, arrays), workload.reference(arrays)
     found = {}
     for idea in ideas:
-        result = workload.compiled(given, Call(_first(given), rungs={workload.operator: idea}))
+        result = workload.compiled(given, OneRung(_first(given), RUNGS[workload.operator, idea]))
         found[idea] = Check(largest_error(result, wanted), ALLOWED[workload.dtype])
     return found
 
@@ -135,18 +128,18 @@ def calls_of(
 
     Where a rung is several kernels, or products of matrices belong to it, it is the whole call.
     """
-    rungs = {workload.operator: idea}
+    rung = RUNGS[workload.operator, idea]
     if workload.kernel_is_all:
         launches: list[Callable[[], Any]] = []
         for given in copies:
-            recorder = Recorder(_first(given), rungs)
+            recorder = Recorder(_first(given), rung)
             workload.compiled(given, recorder)
             launches += [replay for replay in recorder.launched[:1] if replay is not None]
             if len(recorder.launched) != 1 or recorder.launched[0] is None:
                 break
         else:
             return launches, True
-    return [partial(workload.compiled, given, Call(_first(given), rungs=rungs)) for given in copies], False
+    return [partial(workload.compiled, given, OneRung(_first(given), rung)) for given in copies], False
 
 
 def time_call(workload: Workload, device: Device, copies: Sequence[Mapping[str, Array]]) -> Timing:

@@ -77,7 +77,9 @@ def measure(
     def rounds(number: int, of: int) -> list[list[Callable[[], Any]]]:
         return [list(itertools.islice(turn, of)) for _ in range(number)]
 
-    (one,), waited = device.seconds(rounds(1, 1), ahead)  # loads what is loaded at first use, and says what it costs
+    next(turn)()  # compiles and loads what is compiled and loaded at first use
+    device.synchronize()
+    (one,), waited = device.seconds(rounds(1, 1), ahead)
     if one >= ROW_SECONDS:
         return Timing(1e6 * one, 1e6 * one, 1e6 * one, 1, len(calls), 1, waited)
     count = launches or min(max(LAUNCHES, len(calls)), MOST_LAUNCHES, int(ROW_SECONDS / max(one, 1e-9)))

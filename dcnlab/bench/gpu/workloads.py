@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dcnlab import catalogue
-from dcnlab.arrays import Array, array_module
+from dcnlab.arrays import Array
 from dcnlab.bench.gpu.floors import DCNv3Size, Work, dcnv3_backward, dcnv3_forward
+from dcnlab.bench.kernels import sample
 from dcnlab.compiled.calls import Call
 from dcnlab.compiled.rungs import RUNGS
 from dcnlab.geometry import output_size, sampling_positions
@@ -116,7 +117,7 @@ class Workload:
     def compiled(self, arrays: Mapping[str, Array], call: Call) -> Any:
         """Return what the operator makes of arrays, by kernels."""
         if self.operator == "sampling":
-            return sample(**arrays, call=call)
+            return sample(call, arrays)
         module = importlib.import_module(f"dcnlab.compiled.{HOMES[self.name]}")
         return getattr(module, function_of(self.operator))(**arrays, **self.settings, call=call)
 
@@ -258,14 +259,6 @@ def sampling_workload(plan: Plan, dtype: str) -> Workload:
     }
     moved = sum(value.nbytes for value in arrays.values()) + count * channels * np.dtype(dtype).itemsize
     return Workload("sampling", f"{count} of {side}x{side}x{channels}", dtype, 1, "", arrays, {}, Work(moved))
-
-
-def sample(image: Array, base: Array, displacement: Array, call: Call) -> Array:
-    """Sample an image by the kernel that shows how."""
-    output = array_module(image).empty((len(base), image.shape[2]), image.dtype)
-    problem = call.problem(image.dtype, 1, len(base))
-    call.launch("sampling", problem, image, base, displacement, output, len(base), *image.shape)
-    return output
 
 
 def reference_samples(image: np.ndarray, base: np.ndarray, displacement: np.ndarray) -> np.ndarray:
