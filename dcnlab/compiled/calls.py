@@ -15,6 +15,7 @@ from dcnlab.launch import Kernel, Launcher
 from dcnlab.launch.arguments import address_of
 
 CACHE_LINE = 64  # bytes
+VECTOR = 16  # bytes of a kernel's widest load, whose address must be a multiple of that
 
 _INTS = np.int32
 DCNV3_SHAPE = np.dtype(
@@ -84,7 +85,7 @@ class DCNv3Arguments:
 
     Attributes
     ----------
-    arrays : [input, offset, mask, taps, residual], contiguous
+    arrays : [input, offset, mask, taps, residual], contiguous and aligned
     shape : record `DCNv3Shape` of kernels/include/dcnv3.cuh
     output_shape : (N, Ho, Wo, C)
     rows : int
@@ -115,7 +116,7 @@ class DCNv3Arguments:
         refuse_too_many(max(self.rows * self.group_width, height * width))
         sizes = (n, height, width, groups, self.group_width, *size, len(taps))
         self.shape = np.array((*sizes, *s, *p, offset_scale), DCNV3_SHAPE)
-        self.arrays = [xp.ascontiguousarray(array) for array in (input, offset, mask)]
+        self.arrays = [aligned(array) for array in (input, offset, mask)]
         self.arrays += [xp.asarray(taps), xp.asarray(residual, dtype=arithmetic(input.dtype))]
 
     def problem(self, call: Call) -> Problem:
@@ -143,6 +144,13 @@ def aligned_empty(xp: Any, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     room = np.empty(size + CACHE_LINE, np.uint8)
     start = -address_of(room) % CACHE_LINE
     return room[start : start + size].view(dtype).reshape(shape)
+
+
+def aligned(array: Array) -> Array:
+    """Return the array, contiguous and where vectors can be loaded: a copy, where it is not."""
+    array = array_module(array).ascontiguousarray(array)
+    address = array.data.ptr if is_cupy(array) else address_of(array)
+    return array if address % VECTOR == 0 else array.copy()
 
 
 def refuse_too_many(values: int) -> None:

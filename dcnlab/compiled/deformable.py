@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dcnlab.arrays import Array, array_module, blocks
-from dcnlab.compiled.calls import Call, DCNv3Arguments, aligned_empty, deform_conv2d_shape
+from dcnlab.compiled.calls import Call, DCNv3Arguments, aligned, aligned_empty, deform_conv2d_shape
 from dcnlab.compiled.rungs import Problem, arithmetic
 from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid
 from dcnlab.launch import limit_blas
@@ -71,8 +71,7 @@ def dcnv3_backward(
     own = sums if naive else input.dtype
     grads = [xp.zeros(input.shape, sums), xp.zeros(offset.shape, own), xp.zeros(mask.shape, own)]
     if grad_output.size:
-        arriving = xp.ascontiguousarray(grad_output)
-        call.launch("dcnv3_backward", problem, arriving, *a.arrays, *grads, a.shape)
+        call.launch("dcnv3_backward", problem, aligned(grad_output), *a.arrays, *grads, a.shape)
     return DCNv3Grads(*(grad.astype(input.dtype, copy=False) for grad in grads))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -162,6 +163,36 @@ def _thread_a_channel(problem: Problem) -> Launch:
     return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
 
 
+def lanes_of(problem: Problem) -> tuple[int, int]:
+    """Return WIDTH and LANES of kernels that spread a group over lanes of a warp (kernels/include/group_lanes.cuh).
+
+    WIDTH divides the group's width and fills up to one load of 16 bytes; LANES of them hold the group, a power of two.
+
+    >>> lanes_of(Problem("cuda", "float32", 16, 1)), lanes_of(Problem("cuda", "float16", 14, 1))
+    ((4, 4), (2, 8))
+    """
+    width = math.gcd(problem.channels, WIDTH_BYTES["cuda"] // np.dtype(problem.dtype).itemsize)
+    return width, 1 << (problem.channels // width - 1).bit_length()
+
+
+LANES = [(width, lanes) for width in (4, 2, 1, 8) for lanes in (4, 8, 2, 1, 16, 32)]
+
+
+def _fits_a_warp(problem: Problem) -> bool:
+    return lanes_of(problem) in LANES
+
+
+def _lanes_a_row(problem: Problem) -> Launch:
+    threads = problem.count * lanes_of(problem)[1]
+    return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
+
+
+def _backward(idea: str, plan: Callable[[Problem], Launch] = _lanes_a_row, **rest: Any) -> Rung:
+    """Return a rung of DCNv3 backward that spreads a group over lanes."""
+    rest = {"fits": _fits_a_warp, "choices": tuple(LANES), "choose": lanes_of, "plan": plan, **rest}
+    return Rung("dcnv3_backward", idea, f"dcnv3_backward_{idea.partition('_')[2]}", **rest)
+
+
 RUNGS = {
     (rung.operator, rung.idea): rung
     for rung in (
@@ -170,6 +201,7 @@ RUNGS = {
         Rung("dcnv3_forward", "2_point", "dcnv3_forward_point", has_width=True, each=TAP_ROWS),
         Rung("dcnv3_backward", "1_atomic", "dcnv3_backward_atomic", plan=_thread_a_channel),
         Rung("dcnv3_backward", "2_point", "dcnv3_backward_point", has_width=True),
+        _backward("3_shuffle"),
         Rung("deform_conv2d_forward", "1_naive", "deform_conv2d_forward_naive"),
         Rung("deform_conv2d_forward", "2_columns", "deform_conv2d_columns", has_width=True),
         Rung("deform_conv2d_backward", "1_naive", "deform_conv2d_backward_naive"),
@@ -201,7 +233,12 @@ _GENERAL = {
     "softmax_forward": ("1_rows",),
     "softmax_backward": ("1_rows",),
 }
-PREFERRED = {(operator, target): ideas for operator, ideas in _GENERAL.items() for target in TARGETS}
+_FASTER = {("dcnv3_backward", "cuda"): ("3_shuffle",)}
+PREFERRED = {
+    (operator, target): (*_FASTER.get((operator, target), ()), *ideas)
+    for operator, ideas in _GENERAL.items()
+    for target in TARGETS
+}
 
 
 def pick(operator: str, problem: Problem, idea: str | None = None) -> Rung:

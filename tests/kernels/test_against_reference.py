@@ -18,8 +18,12 @@ pytestmark = pytest.mark.usefixtures("compiler")
 DTYPES = ("float32", "float64", "float16")
 # The rungs of an operator, forward and backward together: number n with number n.
 LADDERS = {
-    "dcnv3": [("1_naive", "1_atomic"), ("2_point", "2_point")],
+    "dcnv3": [("1_naive", "1_atomic"), ("2_point", "2_point"), ("2_point", "3_shuffle")],
     "deform_conv2d": [("1_naive", "1_naive"), ("2_columns", "2_columns")],
+}
+# What a rung does not take; the dispatcher falls to a more general one there.
+REFUSED = {
+    "3_shuffle": ["wide group"],  # its vectors would have one channel each: more than a warp has lanes
 }
 STEPS = [(name, *ideas) for name, ladder in LADDERS.items() for ideas in ladder]
 MAKERS = {"dcnv3": catalogue.dcnv3_arguments, "deform_conv2d": catalogue.deform_conv2d_arguments}
@@ -28,8 +32,11 @@ DCNV3_GEOMETRIES = {
     "one channel a group": {"groups": 3, "channels": 3},
     "odd group width": {"groups": 2, "channels": 14},
     "wide group": {"groups": 1, "channels": 37},
+    "12 channels a group: a lane of four has none": {"channels": 24},
     "stride and dilation": {"stride": (2, 1), "padding": (0, 2), "dilation": (1, 2), "size": (9, 8)},
     "5x5, more taps than are worked out together": {"kernel_size": 5, "padding": 2},
+    "3x5": {"kernel_size": (3, 5), "padding": (1, 2), "channels": 16},
+    "1x1": {"kernel_size": 1, "padding": 0, "channels": 32},
     "even kernel": {"kernel_size": 2, "stride": 2, "padding": 0},
     "offset_scale": {"offset_scale": 1.1},
     "remove_center": {"remove_center": True, "dilation": 2, "padding": 2},
@@ -106,8 +113,27 @@ def test_every_rung(name, label, dtype):
     before = {key: value.copy() for key, value in arrays.items()}
     wanted = reference(name, arrays, settings, grad)
     for ideas in LADDERS[name]:
-        expect_all(run((name, *ideas), arrays, settings, grad), wanted)
+        if any(label in REFUSED.get(idea, ()) for idea in ideas):
+            with pytest.raises(ValueError, match=f"{name}.* does not take"):
+                run((name, *ideas), arrays, settings, grad)
+        else:
+            expect_all(run((name, *ideas), arrays, settings, grad), wanted)
     assert all(np.array_equal(arrays[key], value) for key, value in before.items()), "nothing is modified in place"
+
+
+@pytest.mark.parametrize("step", STEPS, ids="-".join)
+def test_arrays_that_do_not_begin_where_vectors_do(step):
+    arrays, settings, grad = make_case(step[0], "3x3", "float32")
+
+    def shifted(array):
+        room = np.empty(array.size + 8, array.dtype)
+        start = next(i for i in range(8) if room[i:].ctypes.data % 16 == 4)
+        view = room[start : start + array.size].reshape(array.shape)
+        view[...] = array
+        return view
+
+    found = run(step, {key: shifted(value) for key, value in arrays.items()}, settings, shifted(grad))
+    expect_all(found, reference(step[0], arrays, settings, grad))
 
 
 GOLDEN_FILES = [*sorted((GOLDEN / "dcnv2").glob("*.npz")), *sorted((GOLDEN / "dcnv3").glob("op_*.npz"))]
