@@ -48,6 +48,8 @@ class Problem:
     images, rows : int
     sizes : tuple of (name, number)
         The shape record that the kernel gets, where it gets one; read as ``problem["taps"]``.
+    of_logits : bool
+        The modulation is the softmax over the taps of what is in the mask's place.
     """
 
     target: str
@@ -57,6 +59,7 @@ class Problem:
     images: int = 1
     rows: int = 1
     sizes: tuple[tuple[str, int], ...] = ()
+    of_logits: bool = False
 
     def __getitem__(self, name: str) -> int:
         return dict(self.sizes)[name]
@@ -93,6 +96,8 @@ class Rung:
         Of the arrays it takes.
     fits : callable
         ``fits(problem)``: whether it takes a problem of these types. General rungs take all.
+    takes_logits : bool
+        Whether it can take the softmax itself, where the problem asks for it.
     choices : tuple of tuple, optional
         All template arguments after ``<T, A>`` that it is compiled with, in place of WIDTH and EACH.
     choose : callable, optional
@@ -108,6 +113,7 @@ class Rung:
     each: Mapping[str, int] | None = None
     dtypes: tuple[str, ...] = DTYPES
     fits: Callable[[Problem], bool] = _anything
+    takes_logits: bool = False
     choices: tuple[tuple[Any, ...], ...] | None = None
     choose: Callable[[Problem], tuple[Any, ...]] | None = None
     plan: Callable[[Problem], Launch] | None = None
@@ -119,6 +125,8 @@ class Rung:
 
     def takes(self, problem: Problem) -> bool:
         """Return whether it can solve a problem."""
+        if problem.of_logits and not self.takes_logits:
+            return False
         return problem.dtype in self.dtypes and self.fits(problem)
 
     def instance(self, dtype: Any, width: int | None = None, target: str = "cpu") -> str:
@@ -171,7 +179,7 @@ def lanes_of(problem: Problem) -> tuple[int, int]:
     >>> lanes_of(Problem("cuda", "float32", 16, 1)), lanes_of(Problem("cuda", "float16", 14, 1))
     ((4, 4), (2, 8))
     """
-    width = math.gcd(problem.channels, WIDTH_BYTES["cuda"] // np.dtype(problem.dtype).itemsize)
+    width = math.gcd(problem.channels, vector_width(problem.dtype))
     return width, 1 << (problem.channels // width - 1).bit_length()
 
 
@@ -187,6 +195,43 @@ def _lanes_a_row(problem: Problem) -> Launch:
     return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
 
 
+def vector_width(dtype: str) -> int:
+    """Return how many channels a load of 16 bytes has on a GPU (kernels/include/vectors.cuh)."""
+    return WIDTH_BYTES["cuda"] // np.dtype(dtype).itemsize
+
+
+def _whole_vectors(problem: Problem) -> bool:
+    return problem.channels % vector_width(problem.dtype) == 0
+
+
+def _vector_a_thread(problem: Problem) -> Launch:
+    threads = problem.count * problem.channels // vector_width(problem.dtype)
+    return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
+
+
+RECORD_ROWS = 64  # rows (pixel, group) of taps whose records a block has in shared memory
+RECORD_CHOICES = ((RECORD_ROWS, 0), (RECORD_ROWS, 1))  # the mask holds modulation, or logits
+
+
+def _records_fit(problem: Problem) -> bool:
+    return _whole_vectors(problem) and problem["taps"] == 9
+
+
+def _half_records_fit(problem: Problem) -> bool:
+    return _records_fit(problem) and problem["height"] * problem["width"] < 2**27
+
+
+def _records_for(problem: Problem) -> tuple[int, int]:
+    return RECORD_CHOICES[problem.of_logits]
+
+
+def _records_a_block(problem: Problem) -> Launch:
+    return Launch((-(-problem.count // RECORD_ROWS), min(problem.images, MOST_IMAGES)), THREADS)
+
+
+_RECORDS: dict[str, Any] = {"choices": RECORD_CHOICES, "choose": _records_for, "plan": _records_a_block}
+
+
 def _backward(idea: str, plan: Callable[[Problem], Launch] = _lanes_a_row, **rest: Any) -> Rung:
     """Return a rung of DCNv3 backward that spreads a group over lanes."""
     rest = {"fits": _fits_a_warp, "choices": tuple(LANES), "choose": lanes_of, "plan": plan, **rest}
@@ -199,6 +244,25 @@ RUNGS = {
         Rung("sampling", "1_naive", "sample_bilinear"),
         Rung("dcnv3_forward", "1_naive", "dcnv3_forward_naive", plan=_thread_a_channel),
         Rung("dcnv3_forward", "2_point", "dcnv3_forward_point", has_width=True, each=TAP_ROWS),
+        Rung(
+            "dcnv3_forward",
+            "3_vector",
+            "dcnv3_forward_vector",
+            fits=_whole_vectors,
+            choices=((9,), (0,)),  # taps; 0 takes any number
+            choose=lambda problem: (9,) if problem["taps"] == 9 else (0,),
+            plan=_vector_a_thread,
+        ),
+        Rung("dcnv3_forward", "4_records", "dcnv3_forward_records", fits=_records_fit, takes_logits=True, **_RECORDS),
+        Rung(
+            "dcnv3_forward",
+            "5_half",
+            "dcnv3_forward_half",
+            dtypes=("float16",),
+            fits=_half_records_fit,
+            takes_logits=True,
+            **_RECORDS,
+        ),
         Rung("dcnv3_backward", "1_atomic", "dcnv3_backward_atomic", plan=_thread_a_channel),
         Rung("dcnv3_backward", "2_point", "dcnv3_backward_point", has_width=True),
         _backward("3_shuffle"),
@@ -233,7 +297,10 @@ _GENERAL = {
     "softmax_forward": ("1_rows",),
     "softmax_backward": ("1_rows",),
 }
-_FASTER = {("dcnv3_backward", "cuda"): ("3_shuffle",)}
+_FASTER = {
+    ("dcnv3_forward", "cuda"): ("5_half", "4_records", "3_vector"),
+    ("dcnv3_backward", "cuda"): ("3_shuffle",),
+}
 PREFERRED = {
     (operator, target): (*_FASTER.get((operator, target), ()), *ideas)
     for operator, ideas in _GENERAL.items()

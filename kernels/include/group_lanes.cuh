@@ -6,18 +6,7 @@
 
 #include "channels.cuh"
 #include "dcnv3.cuh"
-
-// WIDTH neighbouring values as one load of up to 16 bytes.
-template <typename T, int WIDTH>
-struct __align__(WIDTH * sizeof(T)) Pack {
-    T v[WIDTH];
-};
-
-template <int WIDTH, typename T, typename A>
-__device__ __forceinline__ void load_pack(const T* from, A values[WIDTH]) {
-    const Pack<T, WIDTH> pack = *reinterpret_cast<const Pack<T, WIDTH>*>(from);
-    for (int c = 0; c < WIDTH; ++c) values[c] = load<A>(pack.v[c]);
-}
+#include "vectors.cuh"
 
 constexpr unsigned WHOLE_WARP = 0xffffffffu;
 

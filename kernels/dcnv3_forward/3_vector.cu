@@ -1,0 +1,39 @@
+// DCNv3 forward, rung 3: one thread, 16 bytes of channels.
+//
+// What changed    A group has a thread for every 16 bytes of its channels: 8 of type half, 4 float, 2 double. A corner is
+//                 one load, neighbouring threads load neighbouring vectors, and every output is a store of 16 bytes. A tap
+//                 is worked out without branches, and with a constant number of taps the loop over them is written out:
+//                 the loads of one tap are under way while the next is worked out.
+// What bounds it  Instructions: each of a group's threads works out the same taps, about half of all it does.
+// How to run it   grid = ((out_height * out_width * groups * vectors + 127) // 128, min(batch, 65535)), block = 128, with
+//                 vectors = group_width / WIDTH a whole number and all arrays at multiples of 16 bytes
+//
+// TAPS is the number of taps, or 0 for any. Shapes: dcnv3.cuh.
+#include "tap.cuh"
+
+template <typename T, typename A, int TAPS>
+__global__ void __launch_bounds__(128)
+dcnv3_forward_vector(const T* __restrict__ input, const T* __restrict__ offset, const T* __restrict__ mask,
+                     const int* __restrict__ taps, const A* __restrict__ residual, T* __restrict__ output,
+                     DCNv3Shape shape) {
+    constexpr int WIDTH = WIDEST<T>;
+    const int channels = int(shape.channels()), count = TAPS ? TAPS : shape.taps;
+    const unsigned vectors = unsigned(shape.group_width / WIDTH), item = blockIdx.x * blockDim.x + threadIdx.x;
+    if (item >= shape.rows() * vectors) return;
+    const unsigned row = item / vectors, pixel = row / unsigned(shape.groups);
+    const unsigned channel = item % (unsigned(shape.groups) * vectors) * WIDTH;
+
+    for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
+        const T* image = input + (long long)n * shape.height * shape.width * channels + channel;
+        const DCNv3Row<T, A> at(shape, offset, mask, taps, residual, (long long)n * shape.rows() + row, pixel);
+        A sum[WIDTH] = {};
+#pragma unroll TAPS > 0 ? TAPS : 1
+        for (int k = 0; k < count; ++k) {
+            const Tap<A> tap = tap_at(at, k, at.modulation(k));
+            A weight[4];
+            corner_weights(tap.ly, tap.lx, tap.modulation, weight);
+            add_corners<WIDTH>(sum, image, tap.pixel, tap.there, weight, shape.width, channels);
+        }
+        store_pack<WIDTH>(output + ((long long)n * shape.rows() * vectors + item) * WIDTH, sum);
+    }
+}

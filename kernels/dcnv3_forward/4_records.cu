@@ -1,0 +1,53 @@
+// DCNv3 forward, rung 4: taps become records in shared memory, which all threads of a group read.
+//
+// What changed    A tap is worked out once for a pixel and group: where its cell is, which corners exist, and their weights
+//                 times the modulation, in a record. A barrier, then the threads of 16 bytes of channels read what they
+//                 need of it: a load from shared memory that serves all threads of the group at once. The softmax over
+//                 the taps can be part of it (SOFTMAX): the modulation never exists in memory.
+// What bounds it  In half precision still instructions: every channel of every corner is converted to float. In float the
+//                 loads of the corners from the first-level cache.
+// How to run it   grid = (ceil(out_height * out_width * groups / ROWS), min(batch, 65535)), block = 128, with whole vectors
+//                 in a group and all arrays at multiples of 16 bytes
+//
+// For 9 taps. ROWS rows (pixel, group) are a block's. Shapes: dcnv3.cuh; with SOFTMAX the mask holds logits.
+#include "records.cuh"
+
+template <typename A>
+struct __align__(16) Weights { A of[4]; };
+struct __align__(8) Place { int pixel, there; };
+
+template <typename T, typename A, int ROWS, bool SOFTMAX>
+__global__ void __launch_bounds__(128)
+dcnv3_forward_records(const T* __restrict__ input, const T* __restrict__ offset, const T* __restrict__ mask,
+                      const int* __restrict__ taps, const A* __restrict__ residual, T* __restrict__ output,
+                      DCNv3Shape shape) {
+    // Two arrays, with one tap of all rows before the next: neighbouring threads then use neighbouring banks.
+    __shared__ Weights<A> weights[USUAL * ROWS];
+    __shared__ Place places[USUAL * ROWS];
+    constexpr int WIDTH = WIDEST<T>;
+    const int channels = int(shape.channels());
+    const unsigned first = blockIdx.x * ROWS, rows = min(shape.rows() - first, unsigned(ROWS));
+    const unsigned vectors = unsigned(shape.group_width / WIDTH);
+
+    for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
+        make_records<SOFTMAX>(shape, offset, mask, taps, residual, n, first, rows, [&](unsigned r, int k, const Tap<A>& tap) {
+            corner_weights(tap.ly, tap.lx, tap.modulation, weights[k * ROWS + r].of);
+            places[k * ROWS + r] = {tap.pixel, tap.there};
+        });
+        __syncthreads();
+        for (unsigned i = threadIdx.x; i < rows * vectors; i += blockDim.x) {
+            const unsigned r = i / vectors, item = first * vectors + i;
+            const unsigned channel = item % (unsigned(shape.groups) * vectors) * WIDTH;
+            const T* image = input + (long long)n * shape.height * shape.width * channels + channel;
+            A sum[WIDTH] = {};
+#pragma unroll
+            for (int k = 0; k < USUAL; ++k) {
+                const Weights<A> weight = weights[k * ROWS + r];
+                const Place place = places[k * ROWS + r];
+                add_corners<WIDTH>(sum, image, place.pixel, place.there, weight.of, shape.width, channels);
+            }
+            store_pack<WIDTH>(output + ((long long)n * shape.rows() * vectors + item) * WIDTH, sum);
+        }
+        if (n + gridDim.y < shape.batch) __syncthreads();  // the next image's records take the place of these
+    }
+}
