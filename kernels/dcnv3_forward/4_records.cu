@@ -14,7 +14,7 @@
 
 template <typename A>
 struct __align__(16) Weights { A of[4]; };
-struct __align__(8) Place { int pixel, there; };
+struct __align__(8) Place { int cell, there; };  // cell: in packs
 
 template <typename T, typename A, int ROWS, bool SOFTMAX>
 __global__ void __launch_bounds__(128)
@@ -25,26 +25,26 @@ dcnv3_forward_records(const T* __restrict__ input, const T* __restrict__ offset,
     __shared__ Weights<A> weights[USUAL * ROWS];
     __shared__ Place places[USUAL * ROWS];
     constexpr int WIDTH = WIDEST<T>;
-    const int channels = int(shape.channels());
     const unsigned first = blockIdx.x * ROWS, rows = min(shape.rows() - first, unsigned(ROWS));
     const unsigned vectors = unsigned(shape.group_width / WIDTH);
+    const int packs = int(shape.channels() / WIDTH);  // of a pixel
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
         make_records<SOFTMAX>(shape, offset, mask, taps, residual, n, first, rows, [&](unsigned r, int k, const Tap<A>& tap) {
             corner_weights(tap.ly, tap.lx, tap.modulation, weights[k * ROWS + r].of);
-            places[k * ROWS + r] = {tap.pixel, tap.there};
+            places[k * ROWS + r] = {tap.pixel * packs, tap.there};
         });
         __syncthreads();
         for (unsigned i = threadIdx.x; i < rows * vectors; i += blockDim.x) {
             const unsigned r = i / vectors, item = first * vectors + i;
             const unsigned channel = item % (unsigned(shape.groups) * vectors) * WIDTH;
-            const T* image = input + (long long)n * shape.height * shape.width * channels + channel;
+            const Packs<T> image = packs_of(input, shape, n, channel);
             A sum[WIDTH] = {};
 #pragma unroll
             for (int k = 0; k < USUAL; ++k) {
                 const Weights<A> weight = weights[k * ROWS + r];
                 const Place place = places[k * ROWS + r];
-                add_corners<WIDTH>(sum, image, place.pixel, place.there, weight.of, shape.width, channels);
+                add_corners(sum, image, place.cell, place.there, weight.of);
             }
             store_pack<WIDTH>(output + ((long long)n * shape.rows() * vectors + item) * WIDTH, sum);
         }

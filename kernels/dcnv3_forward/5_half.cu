@@ -9,27 +9,26 @@
 //                 Weights are not modulated before they are rounded: an interpolated value then is never larger than the
 //                 pixels, and cannot overflow.
 // What bounds it  Instructions and the loads of the corners from the first-level cache, about equally.
-// How to run it   as rung 4, with images of less than 2^27 pixels
+// How to run it   as rung 4, with images of less than 2 GB
 #include "records.cuh"
 
 struct __align__(16) Record {
     __half2 upper, lower;  // weights of (v00, v01) and (v10, v11)
     float modulation;
-    int place;             // 16 * pixel + there
+    int place;             // 16 * cell + there, the cell in packs
 };
 
 // sum += the tap's sample of 8 channels.
-__device__ __forceinline__ void add_record(float sum[8], const Record& tap, const __half* image, int width, int channels) {
-    typedef Pack<__half2, 4> Channels;
-    const int pixel = tap.place >> 4, there = tap.place & 15;
-    const auto corner = [&](int i) { return corner_pack<Channels>(image, pixel, there, i, width, channels); };
-    const Channels v00 = corner(0), v01 = corner(1), v10 = corner(2), v11 = corner(3);
+__device__ __forceinline__ void add_record(float sum[8], const Packs<__half>& image, const Record& tap) {
+    const auto corner = [&](int i) { return image.corner(tap.place >> 4, tap.place & 15, i); };
+    const auto pair = [](const Pack<__half, 8>& v, int i) { return __halves2half2(v.v[2 * i], v.v[2 * i + 1]); };
+    const Pack<__half, 8> v00 = corner(0), v01 = corner(1), v10 = corner(2), v11 = corner(3);
     const __half2 w00 = __low2half2(tap.upper), w01 = __high2half2(tap.upper);
     const __half2 w10 = __low2half2(tap.lower), w11 = __high2half2(tap.lower);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        const float2 upper = __half22float2(__hfma2(v01.v[i], w01, __hmul2(v00.v[i], w00)));
-        const float2 lower = __half22float2(__hfma2(v11.v[i], w11, __hmul2(v10.v[i], w10)));
+        const float2 upper = __half22float2(__hfma2(pair(v01, i), w01, __hmul2(pair(v00, i), w00)));
+        const float2 lower = __half22float2(__hfma2(pair(v11, i), w11, __hmul2(pair(v10, i), w10)));
         sum[2 * i] += tap.modulation * (upper.x + lower.x);
         sum[2 * i + 1] += tap.modulation * (upper.y + lower.y);
     }
@@ -41,25 +40,25 @@ dcnv3_forward_half(const T* __restrict__ input, const T* __restrict__ offset, co
                    const int* __restrict__ taps, const A* __restrict__ residual, T* __restrict__ output,
                    DCNv3Shape shape) {
     __shared__ Record records[USUAL * ROWS];
-    const int channels = int(shape.channels());
     const unsigned first = blockIdx.x * ROWS, rows = min(shape.rows() - first, unsigned(ROWS));
     const unsigned vectors = unsigned(shape.group_width / 8);
+    const int packs = int(shape.channels() / 8);  // of a pixel
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
         make_records<SOFTMAX>(shape, offset, mask, taps, residual, n, first, rows, [&](unsigned r, int k, const Tap<A>& tap) {
             A weight[4];
             corner_weights(tap.ly, tap.lx, A(1), weight);
             records[k * ROWS + r] = {__floats2half2_rn(weight[0], weight[1]), __floats2half2_rn(weight[2], weight[3]),
-                                     tap.modulation, tap.pixel * 16 + tap.there};
+                                     tap.modulation, tap.pixel * packs * 16 + tap.there};
         });
         __syncthreads();
         for (unsigned i = threadIdx.x; i < rows * vectors; i += blockDim.x) {
             const unsigned r = i / vectors, item = first * vectors + i;
             const unsigned channel = item % (unsigned(shape.groups) * vectors) * 8;
-            const T* image = input + (long long)n * shape.height * shape.width * channels + channel;
+            const Packs<T> image = packs_of(input, shape, n, channel);
             A sum[8] = {};
 #pragma unroll
-            for (int k = 0; k < USUAL; ++k) add_record(sum, records[k * ROWS + r], image, shape.width, channels);
+            for (int k = 0; k < USUAL; ++k) add_record(sum, image, records[k * ROWS + r]);
             store_pack<8>(output + ((long long)n * shape.rows() * vectors + item) * 8, sum);
         }
         if (n + gridDim.y < shape.batch) __syncthreads();  // the next image's records take the place of these

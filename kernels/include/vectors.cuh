@@ -13,6 +13,16 @@ struct __align__(WIDTH * sizeof(T)) Pack {
 template <typename T>
 constexpr int WIDEST = 16 / int(sizeof(T));
 
+// The pack of 16 bytes that lies `number` packs behind the first, or zeros where it does not exist. Chosen as four words: a
+// GPU has no registers of 16 bits, and would choose half by half.
+template <typename T>
+__device__ __forceinline__ Pack<T, WIDEST<T>> pack_or_zeros(const T* first, int number, bool exists) {
+    const uint4 words = exists ? reinterpret_cast<const uint4*>(first)[number] : make_uint4(0, 0, 0, 0);
+    Pack<T, WIDEST<T>> pack;
+    memcpy(&pack, &words, sizeof pack);
+    return pack;
+}
+
 template <int WIDTH, typename T, typename A>
 __device__ __forceinline__ void load_pack(const T* from, A values[WIDTH]) {
     const Pack<T, WIDTH> pack = *reinterpret_cast<const Pack<T, WIDTH>*>(from);
