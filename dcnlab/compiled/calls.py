@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dcnlab.arrays import Array, array_module, is_cupy, type_name
-from dcnlab.compiled.rungs import Launch, Problem, Rung, arithmetic, kernel, pick
+from dcnlab.compiled.rungs import Launch, Problem, Rung, arithmetic, candidates, kernel, pick
 from dcnlab.geometry import IntOrPair, SamplingGrid, pair, scaled_taps
 from dcnlab.launch import Kernel, Launcher
 from dcnlab.launch.arguments import address_of
@@ -61,6 +61,10 @@ class Call:
     def rung(self, operator: str, problem: Problem) -> Rung:
         """Return the rung that solves a problem."""
         return pick(operator, problem, self.rungs.get(operator))
+
+    def takes(self, operator: str, problem: Problem) -> bool:
+        """Return whether there is a rung that solves a problem."""
+        return bool(candidates(operator, problem, self.rungs.get(operator)))
 
     def launch(self, operator: str, problem: Problem, *arguments: Any) -> None:
         """Launch the kernel of the rung that solves a problem."""

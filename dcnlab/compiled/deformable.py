@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from dcnlab.arrays import Array, array_module, blocks
+from dcnlab.compiled.activation import softmax
 from dcnlab.compiled.calls import Call, DCNv3Arguments, aligned, aligned_empty, deform_conv2d_shape
 from dcnlab.compiled.rungs import Problem, arithmetic
 from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid
@@ -45,6 +47,37 @@ def dcnv3(
     output = xp.empty(a.output_shape, input.dtype)
     if output.size:
         call.launch("dcnv3_forward", a.problem(call), *a.arrays, output, a.shape)
+    return output
+
+
+def dcnv3_of_logits(
+    input: Array,
+    offset: Array,
+    logits: Array,
+    kernel_size: IntOrPair = 3,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 1,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    offset_scale: float = 1.0,
+    remove_center: bool = False,
+    call: Call | None = None,
+) -> Array:
+    """Return DCNv3 with the softmax of `logits` over the taps as its modulation.
+
+    One kernel does both where the best rung can, and the modulation never exists in memory; elsewhere softmax goes first.
+    """
+    xp, call = array_module(input), call or Call(input)
+    geometry = (kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
+    a = DCNv3Arguments(input, offset, logits, *geometry)
+    problem = replace(a.problem(call), of_logits=True)
+    if not call.takes("dcnv3_forward", problem):
+        taps = logits.shape[-1] // groups
+        mask = softmax(logits.reshape(*logits.shape[:-1], groups, taps), call=call).reshape(logits.shape)
+        return dcnv3(input, offset, mask, *geometry, call=call)
+    output = xp.empty(a.output_shape, input.dtype)
+    if output.size:
+        call.launch("dcnv3_forward", problem, *a.arrays, output, a.shape)
     return output
 
 

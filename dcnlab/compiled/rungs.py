@@ -200,13 +200,21 @@ def vector_width(dtype: str) -> int:
     return WIDTH_BYTES["cuda"] // np.dtype(dtype).itemsize
 
 
-def _whole_vectors(problem: Problem) -> bool:
-    return problem.channels % vector_width(problem.dtype) == 0
+def _packs_fit(problem: Problem, most: int = 2**29) -> bool:
+    """Return whether groups are whole vectors, and an image has few enough for kernels that count them with 32 bits."""
+    width = vector_width(problem.dtype)
+    pixels = problem["height"] * problem["width"]
+    return problem.channels % width == 0 and pixels * problem["groups"] * problem.channels // width < most
+
+
+def _for_all_images(blocks: int, images: int) -> Launch:
+    """Return a grid with a block for every image, in its third dimension where the second is full."""
+    return Launch((blocks, min(images, MOST_IMAGES), -(-images // MOST_IMAGES)), THREADS)
 
 
 def _vector_a_thread(problem: Problem) -> Launch:
     threads = problem.count * problem.channels // vector_width(problem.dtype)
-    return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
+    return _for_all_images(-(-threads // THREADS), problem.images)
 
 
 RECORD_ROWS = 64  # rows (pixel, group) of taps whose records a block has in shared memory
@@ -214,11 +222,11 @@ RECORD_CHOICES = ((RECORD_ROWS, 0), (RECORD_ROWS, 1))  # the mask holds modulati
 
 
 def _records_fit(problem: Problem) -> bool:
-    return _whole_vectors(problem) and problem["taps"] == 9
+    return problem["taps"] == 9 and _packs_fit(problem)
 
 
 def _half_records_fit(problem: Problem) -> bool:
-    return _records_fit(problem) and problem["height"] * problem["width"] < 2**27
+    return problem["taps"] == 9 and _packs_fit(problem, 2**27)
 
 
 def _records_for(problem: Problem) -> tuple[int, int]:
@@ -226,7 +234,7 @@ def _records_for(problem: Problem) -> tuple[int, int]:
 
 
 def _records_a_block(problem: Problem) -> Launch:
-    return Launch((-(-problem.count // RECORD_ROWS), min(problem.images, MOST_IMAGES)), THREADS)
+    return _for_all_images(-(-problem.count // RECORD_ROWS), problem.images)
 
 
 _RECORDS: dict[str, Any] = {"choices": RECORD_CHOICES, "choose": _records_for, "plan": _records_a_block}
@@ -248,7 +256,7 @@ RUNGS = {
             "dcnv3_forward",
             "3_vector",
             "dcnv3_forward_vector",
-            fits=_whole_vectors,
+            fits=_packs_fit,
             choices=((9,), (0,)),  # taps; 0 takes any number
             choose=lambda problem: (9,) if problem["taps"] == 9 else (0,),
             plan=_vector_a_thread,
@@ -308,19 +316,24 @@ PREFERRED = {
 }
 
 
+def candidates(operator: str, problem: Problem, idea: str | None = None) -> list[Rung]:
+    """Return the rungs that take a problem, best first: of those preferred, or the one named."""
+    ideas = PREFERRED[operator, problem.target] if idea is None else (idea,)
+    return [RUNGS[operator, name] for name in ideas if RUNGS[operator, name].takes(problem)]
+
+
 def pick(operator: str, problem: Problem, idea: str | None = None) -> Rung:
     """Return the rung that solves a problem: the one named, or the first preferred one that takes it.
 
     Raises
     ------
     ValueError
-        When the rung named does not take it.
+        When none takes it.
     """
-    ideas = PREFERRED[operator, problem.target] if idea is None else (idea,)
-    for name in ideas:
-        if RUNGS[operator, name].takes(problem):
-            return RUNGS[operator, name]
-    raise ValueError(f"{operator} {', '.join(ideas)} does not take {problem}")
+    for rung in candidates(operator, problem, idea):
+        return rung
+    names = PREFERRED[operator, problem.target] if idea is None else (idea,)
+    raise ValueError(f"{operator} {', '.join(names)} does not take {problem}")
 
 
 @lru_cache(maxsize=64)

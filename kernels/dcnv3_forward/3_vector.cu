@@ -19,21 +19,20 @@ dcnv3_forward_vector(const T* __restrict__ input, const T* __restrict__ offset, 
     constexpr int WIDTH = WIDEST<T>;
     const int count = TAPS ? TAPS : shape.taps;
     const unsigned vectors = unsigned(shape.group_width / WIDTH), item = blockIdx.x * blockDim.x + threadIdx.x;
-    if (item >= shape.rows() * vectors) return;
+    const int n = int(blockIdx.z * gridDim.y + blockIdx.y);
+    if (item >= shape.rows() * vectors || n >= shape.batch) return;
     const unsigned row = item / vectors, pixel = row / unsigned(shape.groups);
     const unsigned channel = item % (unsigned(shape.groups) * vectors) * WIDTH;
 
-    for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
-        const Packs<T> image = packs_of(input, shape, n, channel);
-        const DCNv3Row<T, A> at(shape, offset, mask, taps, residual, (long long)n * shape.rows() + row, pixel);
-        A sum[WIDTH] = {};
+    const Packs<T> image = packs_of(input, shape, n, channel);
+    const DCNv3Row<T, A> at(shape, offset, mask, taps, residual, (long long)n * shape.rows() + row, pixel);
+    A sum[WIDTH] = {};
 #pragma unroll TAPS > 0 ? TAPS : 1
-        for (int k = 0; k < count; ++k) {
-            const Tap<A> tap = tap_at(at, k, at.modulation(k));
-            A weight[4];
-            corner_weights(tap.ly, tap.lx, tap.modulation, weight);
-            add_corners(sum, image, tap.pixel * image.right, tap.there, weight);
-        }
-        store_pack<WIDTH>(output + ((long long)n * shape.rows() * vectors + item) * WIDTH, sum);
+    for (int k = 0; k < count; ++k) {
+        const Tap<A> tap = tap_at(at, k, at.modulation(k));
+        A weight[4];
+        corner_weights(tap.ly, tap.lx, tap.modulation, weight);
+        add_corners(sum, image, tap.pixel * image.right, tap.there, weight);
     }
+    store_pack<WIDTH>(output + ((long long)n * shape.rows() * vectors + item) * WIDTH, sum);
 }

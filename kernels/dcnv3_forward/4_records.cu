@@ -6,7 +6,7 @@
 //                 the taps can be part of it (SOFTMAX): the modulation never exists in memory.
 // What bounds it  In half precision still instructions: every channel of every corner is converted to float. In float the
 //                 loads of the corners from the first-level cache.
-// How to run it   grid = (ceil(out_height * out_width * groups / ROWS), min(batch, 65535)), block = 128, with whole vectors
+// How to run it   grid = (ceil(out_height * out_width * groups / ROWS), images), block = 128, with whole vectors
 //                 in a group and all arrays at multiples of 16 bytes
 //
 // For 9 taps. ROWS rows (pixel, group) are a block's. Shapes: dcnv3.cuh; with SOFTMAX the mask holds logits.
@@ -25,29 +25,28 @@ dcnv3_forward_records(const T* __restrict__ input, const T* __restrict__ offset,
     __shared__ Weights<A> weights[USUAL * ROWS];
     __shared__ Place places[USUAL * ROWS];
     constexpr int WIDTH = WIDEST<T>;
+    const int n = int(blockIdx.z * gridDim.y + blockIdx.y);
+    if (n >= shape.batch) return;  // the block as a whole: nobody waits for it at the barrier
     const unsigned first = blockIdx.x * ROWS, rows = min(shape.rows() - first, unsigned(ROWS));
     const unsigned vectors = unsigned(shape.group_width / WIDTH);
     const int packs = int(shape.channels() / WIDTH);  // of a pixel
 
-    for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
-        make_records<SOFTMAX>(shape, offset, mask, taps, residual, n, first, rows, [&](unsigned r, int k, const Tap<A>& tap) {
-            corner_weights(tap.ly, tap.lx, tap.modulation, weights[k * ROWS + r].of);
-            places[k * ROWS + r] = {tap.pixel * packs, tap.there};
-        });
-        __syncthreads();
-        for (unsigned i = threadIdx.x; i < rows * vectors; i += blockDim.x) {
-            const unsigned r = i / vectors, item = first * vectors + i;
-            const unsigned channel = item % (unsigned(shape.groups) * vectors) * WIDTH;
-            const Packs<T> image = packs_of(input, shape, n, channel);
-            A sum[WIDTH] = {};
+    make_records<SOFTMAX>(shape, offset, mask, taps, residual, n, first, rows, [&](unsigned r, int k, const Tap<A>& tap) {
+        corner_weights(tap.ly, tap.lx, tap.modulation, weights[k * ROWS + r].of);
+        places[k * ROWS + r] = {tap.pixel * packs, tap.there};
+    });
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < rows * vectors; i += blockDim.x) {
+        const unsigned r = i / vectors, item = first * vectors + i;
+        const unsigned channel = item % (unsigned(shape.groups) * vectors) * WIDTH;
+        const Packs<T> image = packs_of(input, shape, n, channel);
+        A sum[WIDTH] = {};
 #pragma unroll
-            for (int k = 0; k < USUAL; ++k) {
-                const Weights<A> weight = weights[k * ROWS + r];
-                const Place place = places[k * ROWS + r];
-                add_corners(sum, image, place.cell, place.there, weight.of);
-            }
-            store_pack<WIDTH>(output + ((long long)n * shape.rows() * vectors + item) * WIDTH, sum);
+        for (int k = 0; k < USUAL; ++k) {
+            const Weights<A> weight = weights[k * ROWS + r];
+            const Place place = places[k * ROWS + r];
+            add_corners(sum, image, place.cell, place.there, weight.of);
         }
-        if (n + gridDim.y < shape.batch) __syncthreads();  // the next image's records take the place of these
+        store_pack<WIDTH>(output + ((long long)n * shape.rows() * vectors + item) * WIDTH, sum);
     }
 }

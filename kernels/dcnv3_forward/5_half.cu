@@ -40,27 +40,26 @@ dcnv3_forward_half(const T* __restrict__ input, const T* __restrict__ offset, co
                    const int* __restrict__ taps, const A* __restrict__ residual, T* __restrict__ output,
                    DCNv3Shape shape) {
     __shared__ Record records[USUAL * ROWS];
+    const int n = int(blockIdx.z * gridDim.y + blockIdx.y);
+    if (n >= shape.batch) return;  // the block as a whole: nobody waits for it at the barrier
     const unsigned first = blockIdx.x * ROWS, rows = min(shape.rows() - first, unsigned(ROWS));
     const unsigned vectors = unsigned(shape.group_width / 8);
     const int packs = int(shape.channels() / 8);  // of a pixel
 
-    for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
-        make_records<SOFTMAX>(shape, offset, mask, taps, residual, n, first, rows, [&](unsigned r, int k, const Tap<A>& tap) {
-            A weight[4];
-            corner_weights(tap.ly, tap.lx, A(1), weight);
-            records[k * ROWS + r] = {__floats2half2_rn(weight[0], weight[1]), __floats2half2_rn(weight[2], weight[3]),
-                                     tap.modulation, tap.pixel * packs * 16 + tap.there};
-        });
-        __syncthreads();
-        for (unsigned i = threadIdx.x; i < rows * vectors; i += blockDim.x) {
-            const unsigned r = i / vectors, item = first * vectors + i;
-            const unsigned channel = item % (unsigned(shape.groups) * vectors) * 8;
-            const Packs<T> image = packs_of(input, shape, n, channel);
-            A sum[8] = {};
+    make_records<SOFTMAX>(shape, offset, mask, taps, residual, n, first, rows, [&](unsigned r, int k, const Tap<A>& tap) {
+        A weight[4];
+        corner_weights(tap.ly, tap.lx, A(1), weight);
+        records[k * ROWS + r] = {__floats2half2_rn(weight[0], weight[1]), __floats2half2_rn(weight[2], weight[3]),
+                                 tap.modulation, tap.pixel * packs * 16 + tap.there};
+    });
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < rows * vectors; i += blockDim.x) {
+        const unsigned r = i / vectors, item = first * vectors + i;
+        const unsigned channel = item % (unsigned(shape.groups) * vectors) * 8;
+        const Packs<T> image = packs_of(input, shape, n, channel);
+        A sum[8] = {};
 #pragma unroll
-            for (int k = 0; k < USUAL; ++k) add_record(sum, image, records[k * ROWS + r]);
-            store_pack<8>(output + ((long long)n * shape.rows() * vectors + item) * 8, sum);
-        }
-        if (n + gridDim.y < shape.batch) __syncthreads();  // the next image's records take the place of these
+        for (int k = 0; k < USUAL; ++k) add_record(sum, image, records[k * ROWS + r]);
+        store_pack<8>(output + ((long long)n * shape.rows() * vectors + item) * 8, sum);
     }
 }

@@ -47,14 +47,14 @@ struct Cell {
     }
 };
 
-// Which corners of the cell at (row, column) exist, a bit each of v00, v01, v10, v11. A sample at exactly -1 does not touch
-// the image: there the far side does not count.
+// Which corners of the cell at (row, column) exist: bit i for corner i of v00, v01, v10, v11. A sample at exactly -1 does not
+// touch the image: there the far side does not count.
 template <typename A>
 __device__ __forceinline__ int existing_corners(int row, int column, A ly, A lx, int height, int width) {
-    const int top = unsigned(row) < unsigned(height), left = unsigned(column) < unsigned(width);
-    const int bottom = (unsigned(row + 1) < unsigned(height)) & (row + (ly > A(0)) >= 0);
-    const int right = (unsigned(column + 1) < unsigned(width)) & (column + (lx > A(0)) >= 0);
-    return (top & left) | (top & right) << 1 | (bottom & left) << 2 | (bottom & right) << 3;
+    const bool top = unsigned(row) < unsigned(height), left = unsigned(column) < unsigned(width);
+    const bool bottom = (unsigned(row + 1) < unsigned(height)) & ((row >= 0) | (ly > A(0)));
+    const bool right = (unsigned(column + 1) < unsigned(width)) & ((column >= 0) | (lx > A(0)));
+    return ((top ? 3 : 0) | (bottom ? 12 : 0)) & ((left ? 5 : 0) | (right ? 10 : 0));
 }
 
 // Displacements beyond 2^30 pixels are outside every image; the bound keeps floor() within an int.
