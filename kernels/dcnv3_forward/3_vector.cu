@@ -5,8 +5,9 @@
 //                 is worked out without branches, and with a constant number of taps the loop over them is written out:
 //                 the loads of one tap are under way while the next is worked out.
 // What bounds it  Instructions: each of a group's threads works out the same taps, about half of all it does.
-// How to run it   grid = ((out_height * out_width * groups * vectors + 127) // 128, min(batch, 65535)), block = 128, with
-//                 vectors = group_width / WIDTH a whole number and all arrays at multiples of 16 bytes
+// How to run it   grid = ((out_height * out_width * groups * vectors + 127) // 128, batch), block = 128, with vectors =
+//                 group_width / WIDTH a whole number and all arrays at multiples of 16 bytes. A batch of more than 65535
+//                 goes on in the grid's third dimension.
 //
 // TAPS is the number of taps, or 0 for any. Shapes: dcnv3.cuh.
 #include "tap.cuh"

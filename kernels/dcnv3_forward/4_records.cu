@@ -6,10 +6,10 @@
 //                 the taps can be part of it (SOFTMAX): the modulation never exists in memory.
 // What bounds it  In half precision still instructions: every channel of every corner is converted to float. In float the
 //                 loads of the corners from the first-level cache.
-// How to run it   grid = (ceil(out_height * out_width * groups / ROWS), images), block = 128, with whole vectors
-//                 in a group and all arrays at multiples of 16 bytes
+// How to run it   grid = (ceil(out_height * out_width * groups / ROWS), batch), block = 128, with whole vectors in a group
+//                 and all arrays at multiples of 16 bytes; a large batch as in rung 3
 //
-// For 9 taps. ROWS rows (pixel, group) are a block's. Shapes: dcnv3.cuh; with SOFTMAX the mask holds logits.
+// For 9 taps. ROWS rows (pixel, group) are a block's, at most one a thread. Shapes: dcnv3.cuh; with SOFTMAX the mask holds logits.
 #include "records.cuh"
 
 template <typename A>
