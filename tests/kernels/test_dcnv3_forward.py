@@ -108,19 +108,18 @@ def test_an_empty_batch(idea, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_golden_files(dtype):
-    taken = set()
-    for path in sorted((GOLDEN / "dcnv3").glob("op_*.npz")):
-        arrays, settings, data = golden_dcnv3(path)
-        arrays = {key: value.astype(dtype) for key, value in arrays.items()}
-        for idea in ("3_vector", "4_records"):
-            try:
-                output = run(idea, arrays, settings)
-            except ValueError:
-                continue
-            assert_close(output, data["output"], name=path.stem)
-            taken.add((idea, path.stem))
-    assert len(taken) >= 2
+@pytest.mark.parametrize("path", sorted((GOLDEN / "dcnv3").glob("op_*.npz")), ids=lambda path: path.stem)
+def test_golden_files(path, dtype):
+    arrays, settings, data = golden_dcnv3(path)
+    arrays = {key: value.astype(dtype) for key, value in arrays.items()}
+    whole_vectors = arrays["input"].shape[-1] // settings["groups"] % vector_width(dtype) == 0
+    nine = settings["kernel_size"] == (3, 3) and not settings["remove_center"]
+    for idea, takes in (("3_vector", whole_vectors), ("4_records", whole_vectors and nine)):
+        if takes:
+            assert_close(run(idea, arrays, settings), data["output"], name=idea)
+        else:
+            with pytest.raises(ValueError, match=f"dcnv3_forward {idea} does not take"):
+                run(idea, arrays, settings)
 
 
 def broken(dtype):
@@ -260,14 +259,15 @@ def test_logits_that_are_not_finite(idea, dtype):
 WRONG = {
     "halves of a pair swapped": ("5_half", "5_half.cu", "v.v[2 * i], v.v[2 * i + 1]", "v.v[2 * i + 1], v.v[2 * i]"),
     "weights of a pair swapped": ("5_half", "5_half.cu", "w00 = __low2half2(tap.upper)", "w00 = __high2half2(tap.upper)"),
-    "one rounding more a tap": (
-        "5_half", "5_half.cu", "tap.modulation * (upper.x + lower.x)",
-        "__half2float(__float2half(tap.modulation)) * (upper.x + lower.x) * 1.002f",
+    "four roundings too much": (
+        "5_half", "5_half.cu", "tap.modulation * (upper.x + lower.x)", "1.002f * tap.modulation * (upper.x + lower.x)",
     ),
     "records of the group beside": ("5_half", "5_half.cu", "image, records[k * ROWS + r]", "image, records[k * ROWS + (r ^ 1)]"),
     "places of the next tap": ("4_records", "4_records.cu", "= places[k * ROWS + r]", "= places[(k + 1) % USUAL * ROWS + r]"),
     "corners multiplied by 0": ("4_records", "include/tap.cuh", "there >> i & 1)", "true)"),
-    "a NaN position is far away": ("4_records", "include/tap.cuh", "is_number ? modulation : not_a_number<A>()", "modulation"),
+    "a NaN position is far away": (
+        "4_records", "include/tap.cuh", "is_number ? modulation : not_a_number<A>()", "modulation",
+    ),
     "the lost side of -1": ("3_vector", "include/bilinear.cuh", "((row >= 0) | (ly > A(0)))", "true"),
     "one tap of nine": ("3_vector", "3_vector.cu", "k < count;", "k < count - 1;"),
 }  # fmt: skip
@@ -288,11 +288,15 @@ def test_a_wrong_result_is_noticed(bug, tmp_path, monkeypatch):
     def mutant(rung, name, *_):
         return module(tmp_path / f"{idea}.cu", [name], target="cpu")[name]
 
-    monkeypatch.setattr(calls, "kernel", mutant)
     dtype = RUNGS["dcnv3_forward", idea].dtypes[0]
     cases = [broken(dtype), make_case(NINE_TAPS["on the border"], dtype)]
-    pixels = [case[0]["input"] for case in cases]
-    pixels[1][:, 0] = np.nan  # exactly one row above, nothing of it is touched
-    with pytest.raises(AssertionError):
+    cases[1][0]["input"][:, 0] = np.nan  # samples at exactly row -1 touch nothing of it
+
+    def compare():
         for arrays, settings in cases:
             expect_output(idea, run(idea, arrays, settings), arrays, settings)
+
+    compare()
+    monkeypatch.setattr(calls, "kernel", mutant)
+    with pytest.raises(AssertionError):
+        compare()
