@@ -55,7 +55,8 @@ BUGS = {
         "data race", None, RECORD,
     ),
     "threads without a row leave": (
-        RECORDS, None, [("    make_records<SOFTMAX>(", "    if (threadIdx.x >= rows) return;\n    make_records<SOFTMAX>(")],
+        RECORDS, None,
+        [("    make_records<SOFTMAX>(", "    if (threadIdx.x >= rows) return;\n    make_records<SOFTMAX>(")],
         "divergent barrier", None, "__syncthreads();",
     ),
     "records of the rows behind the last": (

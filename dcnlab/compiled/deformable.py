@@ -65,7 +65,8 @@ def dcnv3_of_logits(
 ) -> Array:
     """Return DCNv3 with the softmax of `logits` over the taps as its modulation.
 
-    One kernel does both where the best rung can, and the modulation never exists in memory; elsewhere softmax goes first.
+    One kernel does both where a preferred rung can, and the modulation never exists in memory; elsewhere softmax goes
+    first.
     """
     xp, call = array_module(input), call or Call(input)
     geometry = (kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)

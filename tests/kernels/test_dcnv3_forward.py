@@ -1,24 +1,28 @@
 """The upper rungs of DCNv3 forward: what they take, what they compute, and that a wrong one is noticed."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 from helpers import GOLDEN, assert_close, expect, golden_dcnv3
+from nvrtc import require_nvrtc
 
 from dcnlab import catalogue, modulation
 from dcnlab.compiled import calls, rungs
 from dcnlab.compiled import deformable as compiled
 from dcnlab.compiled.calls import Call
+from dcnlab.compiled.ladder import instances
 from dcnlab.compiled.rungs import RUNGS, Problem, pick, vector_width
 from dcnlab.launch import kernels_folder, module
+from dcnlab.launch.sources import read_source
 from dcnlab.reference import deformable
 
 pytestmark = pytest.mark.usefixtures("compiler")
 
 IDEAS = ("3_vector", "4_records", "5_half")
 STEPS = [(idea, dtype) for idea in IDEAS for dtype in RUNGS["dcnv3_forward", idea].dtypes]
-RECORDS = [(idea, dtype) for idea, dtype in STEPS if RUNGS["dcnv3_forward", idea].takes_logits]
+FUSED = [(idea, dtype) for idea, dtype in STEPS if RUNGS["dcnv3_forward", idea].takes_logits]
 # `vectors` of 16 bytes are a group's channels.
 NINE_TAPS = {
     "3x3": {},
@@ -123,7 +127,7 @@ def test_golden_files(path, dtype):
 
 
 def broken(dtype):
-    """A case with every value that is not finite, each at a place of its own. Pixels are NaN: inf - inf would be, too."""
+    """A case with every value that is not finite, each at its own place; pixels are NaN: inf - inf would be, too."""
     arrays, settings = make_case({}, dtype)
     offset, mask, image = arrays["offset"], arrays["mask"], arrays["input"]
     for number, value in enumerate((np.nan, np.inf, -np.inf, 6e4 if dtype == "float16" else 1e30)):
@@ -202,6 +206,19 @@ def test_what_a_gpu_uses():
     assert used("float16", 16, target="cpu") == "2_point"
 
 
+@pytest.mark.parametrize(("idea", "dtype"), STEPS)
+def test_a_gpu_loads_a_corner_at_once(idea, dtype):
+    """What a compiler takes apart is right all the same, only slow."""
+    rung = RUNGS["dcnv3_forward", idea]
+    name = instances(rung, "cuda", dtype)[0]
+    ptx = require_nvrtc().ptx(read_source(rung.path), [name], "sm_90")
+    loads, stores = (re.findall(rf"{verb}\.global(?:\.nc)?\.(\S+)", ptx) for verb in ("ld", "st"))
+    whole = [form for form in loads if form[:2] + form[-2:] in ("v432", "v264")]
+    assert len(whole) == 4 * 9
+    assert len(loads) - len(whole) <= 7 * 9, "a tap: its place, residual, offset and mask"
+    assert [form[:2] + form[-2:] for form in stores] in (["v432"], ["v264"])
+
+
 # -- the softmax, fused --------------------------------------------------------------------------------------------
 
 
@@ -219,7 +236,7 @@ def with_softmax(arrays, logits, settings):
 
 
 @pytest.mark.parametrize("mode", ["fast", pytest.param("check", marks=pytest.mark.check_kernels)])
-@pytest.mark.parametrize(("idea", "dtype"), RECORDS)
+@pytest.mark.parametrize(("idea", "dtype"), FUSED)
 def test_softmax_is_part_of_it(idea, dtype, mode):
     arrays, settings = make_case(NINE_TAPS["several blocks, the last not full"], dtype)
     logits = (3 * np.random.default_rng(1).standard_normal(arrays["mask"].shape)).astype(dtype)
@@ -236,7 +253,7 @@ def test_softmax_goes_first_where_it_is_no_part_of_it(idea, dtype):
     expect_output(idea, of_logits(idea, arrays, logits, settings), with_softmax(arrays, logits, settings), settings)
 
 
-@pytest.mark.parametrize(("idea", "dtype"), RECORDS)
+@pytest.mark.parametrize(("idea", "dtype"), FUSED)
 def test_logits_that_are_not_finite(idea, dtype):
     """A NaN or the infinity among them makes the pixel and group NaN; -infinity is a modulation of 0."""
     arrays, settings = make_case({}, dtype)
@@ -256,26 +273,25 @@ def test_logits_that_are_not_finite(idea, dtype):
 
 # -- bugs that check mode cannot see: the comparison does ----------------------------------------------------------
 
+HALF, RECORDS, VECTOR = ("5_half", "5_half.cu"), ("4_records", "4_records.cu"), ("3_vector", "3_vector.cu")
+TAP, BILINEAR = ("4_records", "include/tap.cuh"), ("3_vector", "include/bilinear.cuh")
+# name: ((rung, file changed), text, what stands in its place)
 WRONG = {
-    "halves of a pair swapped": ("5_half", "5_half.cu", "v.v[2 * i], v.v[2 * i + 1]", "v.v[2 * i + 1], v.v[2 * i]"),
-    "weights of a pair swapped": ("5_half", "5_half.cu", "w00 = __low2half2(tap.upper)", "w00 = __high2half2(tap.upper)"),
-    "four roundings too much": (
-        "5_half", "5_half.cu", "tap.modulation * (upper.x + lower.x)", "1.002f * tap.modulation * (upper.x + lower.x)",
-    ),
-    "records of the group beside": ("5_half", "5_half.cu", "image, records[k * ROWS + r]", "image, records[k * ROWS + (r ^ 1)]"),
-    "places of the next tap": ("4_records", "4_records.cu", "= places[k * ROWS + r]", "= places[(k + 1) % USUAL * ROWS + r]"),
-    "corners multiplied by 0": ("4_records", "include/tap.cuh", "there >> i & 1)", "true)"),
-    "a NaN position is far away": (
-        "4_records", "include/tap.cuh", "is_number ? modulation : not_a_number<A>()", "modulation",
-    ),
-    "the lost side of -1": ("3_vector", "include/bilinear.cuh", "((row >= 0) | (ly > A(0)))", "true"),
-    "one tap of nine": ("3_vector", "3_vector.cu", "k < count;", "k < count - 1;"),
-}  # fmt: skip
+    "halves of a pair swapped": (HALF, "v.v[2 * i], v.v[2 * i + 1]", "v.v[2 * i + 1], v.v[2 * i]"),
+    "weights of a pair swapped": (HALF, "w00 = __low2half2(tap.upper)", "w00 = __high2half2(tap.upper)"),
+    "four roundings too much": (HALF, "tap.modulation * (upper.x", "1.002f * tap.modulation * (upper.x"),
+    "records of the row beside": (HALF, "image, records[k * ROWS + r]", "image, records[k * ROWS + (r ^ 1)]"),
+    "places of the next tap": (RECORDS, "= places[k * ROWS + r]", "= places[(k + 1) % USUAL * ROWS + r]"),
+    "corners multiplied by 0": (TAP, "there >> i & 1)", "true)"),
+    "a NaN position is far away": (TAP, "is_number ? modulation : not_a_number<A>()", "modulation"),
+    "the lost side of -1": (BILINEAR, "((row >= 0) | (ly > A(0)))", "true"),
+    "a tap too few": (VECTOR, "k < count;", "k < count - 1;"),
+}
 
 
 @pytest.mark.parametrize("bug", WRONG)
 def test_a_wrong_result_is_noticed(bug, tmp_path, monkeypatch):
-    idea, file, old, new = WRONG[bug]
+    (idea, file), old, new = WRONG[bug]
     shutil.copytree(kernels_folder() / "include", tmp_path / "include")
     for header in (tmp_path / "include").iterdir():
         header.rename(tmp_path / header.name)
