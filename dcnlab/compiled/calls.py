@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -65,6 +66,12 @@ class Call:
     def takes(self, operator: str, problem: Problem) -> bool:
         """Return whether there is a rung that solves a problem."""
         return bool(candidates(operator, problem, self.rungs.get(operator)))
+
+    def with_rungs(self, **rungs: str) -> Call:
+        """Return the same call with other rungs of some operators."""
+        other = copy(self)
+        other.rungs = {**self.rungs, **rungs}
+        return other
 
     def launch(self, operator: str, problem: Problem, *arguments: Any) -> None:
         """Launch the kernel of the rung that solves a problem."""
@@ -138,6 +145,13 @@ def deform_conv2d_shape(
     conv_groups = channels // weight.shape[1]
     sizes = (n, channels, height, width, len(weight), grid.groups, conv_groups, grid.tap_count, *grid.output_size)
     return np.array((*sizes, *s, *p), DEFORM_CONV2D_SHAPE)
+
+
+def deform_conv2d_problem(call: Call, shape: np.ndarray, dtype: Any) -> Problem:
+    """Return what the rung of the whole operator is chosen for: offset groups and all pixels of the batch's images."""
+    sizes = dict(zip(shape.dtype.names or (), shape.item(), strict=True))
+    count = sizes["out_height"] * sizes["out_width"] * sizes["groups"]
+    return call.problem(dtype, sizes["channels"] // sizes["groups"], count, sizes["batch"], shape=shape)
 
 
 def aligned_empty(xp: Any, shape: tuple[int, ...], dtype: np.dtype) -> Array:

@@ -9,8 +9,16 @@ import numpy as np
 
 from dcnlab.arrays import Array, array_module, blocks
 from dcnlab.compiled.activation import softmax
-from dcnlab.compiled.calls import Call, DCNv3Arguments, aligned, aligned_empty, deform_conv2d_shape
-from dcnlab.compiled.rungs import Problem, arithmetic
+from dcnlab.compiled.calls import (
+    Call,
+    DCNv3Arguments,
+    aligned,
+    aligned_empty,
+    deform_conv2d_problem,
+    deform_conv2d_shape,
+)
+from dcnlab.compiled.fused import backward_fused, forward_fused
+from dcnlab.compiled.rungs import arithmetic
 from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid
 from dcnlab.launch import limit_blas
 from dcnlab.reference.combine import (
@@ -124,8 +132,8 @@ def deform_conv2d(
     call = call or Call(input)
     grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
     shape = deform_conv2d_shape(input, weight, grid, stride, padding)
-    rung = call.rung("deform_conv2d_forward", _problem(call, grid, shape, input.dtype))
-    forward = {"1_naive": _forward_naive, "2_columns": _forward_columns}[rung.idea]
+    rung = call.rung("deform_conv2d_forward", deform_conv2d_problem(call, shape, input.dtype))
+    forward = {"1_naive": _forward_naive, "2_columns": _forward_columns, "3_fused": forward_fused}[rung.idea]
     output = forward(call, grid, shape, *_contiguous(input, offset, mask, weight, bias))
     return output.reshape(len(input), len(weight), *grid.output_size)
 
@@ -146,8 +154,8 @@ def deform_conv2d_backward(
     call = call or Call(input)
     grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
     shape = deform_conv2d_shape(input, weight, grid, stride, padding)
-    rung = call.rung("deform_conv2d_backward", _problem(call, grid, shape, input.dtype))
-    backward = {"1_naive": _backward_naive, "2_columns": _backward_columns}[rung.idea]
+    rung = call.rung("deform_conv2d_backward", deform_conv2d_problem(call, shape, input.dtype))
+    backward = {"1_naive": _backward_naive, "2_columns": _backward_columns, "3_fused": backward_fused}[rung.idea]
     found = backward(call, grid, shape, *_contiguous(grad_output, input, offset, mask, weight))
     grad_input, grad_offset, grad_weight, grad_mask = (
         None if grad is None else grad.astype(input.dtype, copy=False) for grad in found
@@ -268,7 +276,9 @@ class _Columns:
         self, call: Call, grid: SamplingGrid, shape: np.ndarray, input: Array, offset: Array, mask: Array | None
     ) -> None:
         limit_blas()
-        self.call, self.grid, self.shape, self.dtype = call, grid, shape, arithmetic(input.dtype)
+        # Both kernels are needed, whichever are preferred.
+        self.call = call.with_rungs(deform_conv2d_forward="2_columns", deform_conv2d_backward="2_columns")
+        self.grid, self.shape, self.dtype = grid, shape, arithmetic(input.dtype)
         self.xp, self.channels = array_module(input), input.shape[1]
         self.offset, self.mask = self.compute(offset), None if mask is None else self.compute(mask)
         self.taps = self.xp.ascontiguousarray(grid.taps)
@@ -318,13 +328,6 @@ class _Columns:
         arrays = (grad_columns, features, self.offset, self.mask, self.taps, grad_features, grad_offset, grad_mask)
         numbers = (image, pixels.start, count, self.shape)
         self.call.launch("deform_conv2d_backward", problem, *arrays, *numbers)
-
-
-def _problem(call: Call, grid: SamplingGrid, shape: np.ndarray, dtype: Any) -> Problem:
-    """Return what the rung of the whole operator is chosen for: offset groups and all pixels of the batch's images."""
-    sizes = dict(zip(shape.dtype.names or (), shape.item(), strict=True))
-    width = sizes["channels"] // sizes["groups"]
-    return call.problem(dtype, width, grid.pixel_count * grid.groups, sizes["batch"], shape=shape)
 
 
 def _contiguous(*arrays: Array | None) -> list[Array | None]:

@@ -246,6 +246,73 @@ def _backward(idea: str, plan: Callable[[Problem], Launch] = _lanes_a_row, **res
     return Rung("dcnv3_backward", idea, f"dcnv3_backward_{idea.partition('_')[2]}", **rest)
 
 
+# What a block of the fused rungs of deformable convolution has (kernels/include/tiles.cuh), and how the gradient of the
+# weights is cut into parts: enough blocks for a GPU, each with work for a while, and sums that keep their accuracy.
+TILE_PIXELS, TILE_OUTPUTS, TILE_CHANNELS, TILE_DEPTH = 64, 64, 32, 16
+ENOUGH_BLOCKS = 512
+PART_PIXELS = (256, 2**14)  # of a part: at least, and about at most
+
+
+def channel_slice(problem: Problem) -> int:
+    """Return how many neighbouring channels always have one offset group and one conv group in common.
+
+    >>> channel_slice(Problem("cpu", "float32", 4, 1, sizes=(("channels", 12), ("groups", 3), ("conv_groups", 2))))
+    2
+    """
+    channels = problem["channels"]
+    return math.gcd(channels // problem["groups"], channels // problem["conv_groups"])
+
+
+def _packed(problem: Problem) -> tuple[str]:
+    """Return whether 4 channels of a pixel are one load."""
+    return ("true" if channel_slice(problem) % 4 == 0 else "false",)
+
+
+PACKED = (("true",), ("false",))
+
+
+def _batch_pixels(problem: Problem) -> int:
+    return problem["batch"] * problem["out_height"] * problem["out_width"]
+
+
+def _output_tiles(problem: Problem) -> int:
+    """Return how many tiles the outputs of a conv group are."""
+    return -(-problem["outputs"] // problem["conv_groups"] // TILE_OUTPUTS)
+
+
+def _fused_forward(problem: Problem) -> Launch:
+    pixels = -(-_batch_pixels(problem) // TILE_PIXELS)
+    return Launch((pixels * problem["conv_groups"] * _output_tiles(problem),), THREADS)
+
+
+def _fused_backward(problem: Problem) -> Launch:
+    pixels = -(-_batch_pixels(problem) // (TILE_PIXELS // 2))
+    return Launch((pixels * problem["groups"] * problem["taps"],), THREADS)
+
+
+def _weight_tiles(problem: Problem) -> int:
+    width = channel_slice(problem)
+    tiles = problem["channels"] // width * -(-width // TILE_CHANNELS)
+    return _output_tiles(problem) * problem["taps"] * tiles
+
+
+def weight_parts(problem: Problem) -> tuple[int, int]:
+    """Return in how many parts the gradient of the weights is summed up, and how many pixels a part has."""
+    pixels, (least, most) = _batch_pixels(problem), PART_PIXELS
+    parts = min(max(ENOUGH_BLOCKS // _weight_tiles(problem), pixels // most, 1), MOST_IMAGES)
+    each = max(-(-pixels // parts // TILE_DEPTH) * TILE_DEPTH, least)
+    return -(-pixels // each), each
+
+
+def _weight_backward(problem: Problem) -> Launch:
+    return Launch((_weight_tiles(problem), weight_parts(problem)[0]), THREADS)
+
+
+def _fits_a_grid(plan: Callable[[Problem], Launch]) -> Callable[[Problem], bool]:
+    """Return whether a problem's blocks can be numbered; a GPU's grid has up to 2^31 - 1 in its first dimension."""
+    return lambda problem: plan(problem).grid[0] < 2**31
+
+
 RUNGS = {
     (rung.operator, rung.idea): rung
     for rung in (
@@ -278,6 +345,30 @@ RUNGS = {
         Rung("deform_conv2d_forward", "2_columns", "deform_conv2d_columns", has_width=True),
         Rung("deform_conv2d_backward", "1_naive", "deform_conv2d_backward_naive"),
         Rung("deform_conv2d_backward", "2_columns", "deform_conv2d_columns_backward", has_width=True),
+        Rung(
+            "deform_conv2d_forward",
+            "3_fused",
+            "deform_conv2d_fused",
+            fits=_fits_a_grid(_fused_forward),
+            plan=_fused_forward,
+            choices=PACKED,
+            choose=_packed,
+        ),
+        Rung(
+            "deform_conv2d_backward",
+            "3_fused",
+            "deform_conv2d_fused_backward",
+            fits=_fits_a_grid(_fused_backward),
+            plan=_fused_backward,
+        ),
+        Rung(
+            "deform_conv2d_weight_backward",
+            "1_parts",
+            "deform_conv2d_weight_parts",
+            plan=_weight_backward,
+            choices=PACKED,
+            choose=_packed,
+        ),
         Rung("depthwise_conv2d_forward", "1_run", "depthwise_conv2d_forward_run", has_width=True, each=PIXELS),
         Rung("depthwise_conv2d_backward", "1_run", "depthwise_conv2d_backward_run", has_width=True, each=PIXELS),
         Rung("layer_norm_forward", "1_row", "layer_norm_forward_row", has_width=True),
@@ -296,6 +387,7 @@ _GENERAL = {
     "dcnv3_backward": ("2_point",),
     "deform_conv2d_forward": ("2_columns",),
     "deform_conv2d_backward": ("2_columns",),
+    "deform_conv2d_weight_backward": ("1_parts",),
     "depthwise_conv2d_forward": ("1_run",),
     "depthwise_conv2d_backward": ("1_run",),
     "layer_norm_forward": ("1_row",),
@@ -308,6 +400,8 @@ _GENERAL = {
 _FASTER = {
     ("dcnv3_forward", "cuda"): ("5_half", "4_records", "3_vector"),
     ("dcnv3_backward", "cuda"): ("3_shuffle",),
+    ("deform_conv2d_forward", "cuda"): ("3_fused",),
+    ("deform_conv2d_backward", "cuda"): ("3_fused",),
 }
 PREFERRED = {
     (operator, target): (*_FASTER.get((operator, target), ()), *ideas)

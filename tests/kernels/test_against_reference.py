@@ -19,7 +19,7 @@ DTYPES = ("float32", "float64", "float16")
 # The rungs of an operator, forward and backward together: number n with number n.
 LADDERS = {
     "dcnv3": [("1_naive", "1_atomic"), ("2_point", "2_point"), ("2_point", "3_shuffle")],
-    "deform_conv2d": [("1_naive", "1_naive"), ("2_columns", "2_columns")],
+    "deform_conv2d": [("1_naive", "1_naive"), ("2_columns", "2_columns"), ("3_fused", "3_fused")],
 }
 # What a rung does not take; the dispatcher falls to a more general one there.
 REFUSED = {
@@ -53,6 +53,10 @@ DEFORM_CONV2D_GEOMETRIES = {
     "stride and dilation": {"stride": (2, 1), "padding": (0, 2), "dilation": (1, 2), "size": (9, 8)},
     "5x5, more taps than are worked out together": {"kernel_size": 5, "padding": 2},
     "even kernel": {"kernel_size": 2, "stride": 2, "padding": 0},
+    "3x5": {"kernel_size": (3, 5), "padding": (1, 2)},
+    "1x1": {"kernel_size": 1, "padding": 0},
+    "groups of both kinds, none inside another": {"channels": 12, "groups": 2, "offset_groups": 3, "outputs": 6},
+    "more than a tile of channels, outputs and pixels": {"channels": 70, "outputs": 67, "size": (5, 7)},
     "one pixel": {"size": (1, 1)},
     "one row, large offsets": {"size": (1, 9), "offsets": "large"},
     "lattice": {"offsets": "zero"},

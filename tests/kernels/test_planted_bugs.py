@@ -7,6 +7,7 @@ import re
 
 import bugs_backward
 import bugs_forward
+import bugs_fused
 import numpy as np
 import pytest
 
@@ -214,7 +215,7 @@ BUGS = {
         [plain("grad_weight"), ("along.add_to(grad_weight + tap, run.channels);", "grad_weight[tap] += along.v[0];")],
         "data race", "grad_weight", "grad_weight[tap] += along.v[0];",
     ),
-} | bugs_backward.BUGS | bugs_forward.BUGS  # fmt: skip
+} | bugs_backward.BUGS | bugs_forward.BUGS | bugs_fused.BUGS  # fmt: skip
 # The operators that are not deformable: their modules, and arguments of shapes that every guard matters for.
 CONV_SHAPES = {"channels": 10, "outputs": 10, "groups": 10, "size": (3, 11)}
 OTHERS = {
@@ -263,11 +264,11 @@ def run(key, kernel=None, mode="check", monkeypatch=None):
             return kernel(name) if (rung.operator, rung.idea) == key else real(rung, name, *rest)
 
         monkeypatch.setattr(calls, "kernel", replaced)
-    name = operator.rpartition("_")[0]
+    name = operator.rpartition("_")[0].removesuffix("_weight")
     module_, cases = OTHERS[name] if name in OTHERS else (deformable, deformable_cases(*key))
     for shapes, settings in cases:
         arrays = arguments(name, rng, shapes, "float32" if "float32" in RUNGS[key].dtypes else "float16")
-        call = Call(arrays["input"], mode=mode, rungs={operator: idea})
+        call = Call(arrays["input"], mode=mode, rungs={operator: idea, **bugs_fused.BESIDE.get(key, {})})
         function = getattr(module_, name)
         if operator.endswith("forward"):
             function(**arrays, **settings, call=call)
@@ -280,6 +281,9 @@ def deformable_cases(operator, idea):
     """With one tap, the cells of many rows lie in the image as a whole."""
     if any(key == (operator, idea) for key, *_ in bugs_forward.BUGS.values()):
         yield bugs_forward.SHAPES, {"groups": bugs_forward.SHAPES["groups"]}
+        return
+    if any(key == (operator, idea) for key, *_ in bugs_fused.BUGS.values()):
+        yield bugs_fused.SHAPES, {}
         return
     lanes = any(key == (operator, idea) for key, *_ in bugs_backward.BUGS.values())
     for kernel_size in (3, 1):
