@@ -1,7 +1,8 @@
 """Bugs for the rungs of DCNv3 backward that spread a group over lanes; read by test_planted_bugs.py."""
 
 SHUFFLE = ("dcnv3_backward", "3_shuffle")
-GROUP_LANES = "include/group_lanes.cuh"
+VECTOR_ATOMIC = ("dcnv3_backward", "4_vector_atomic")
+GROUP_LANES, SCATTERED = "include/group_lanes.cuh", "include/scattered.cuh"
 
 # Twelve channels a group: three lanes have four each, the fourth none; the rows end within a warp.
 SHAPES = {"channels": 24, "groups": 2, "size": (3, 3)}
@@ -33,5 +34,13 @@ BUGS = {
         [("Scattered<A> grad_input", "A* grad_input"), ("const Scattered<A> to", "A* to"),
          ("atomicAdd(to + c, share[c]);", "to[c] += share[c];")],
         "data race", "grad_input", "to[c] += share[c];",
+    ),
+    "four sums from the second one on": (
+        VECTOR_ATOMIC, None, [("add_four(to + c,", "add_four(to + c + 1,")],
+        "misaligned access", "grad_input", "atomicAdd(to, four);",
+    ),
+    "a plain add of four": (
+        VECTOR_ATOMIC, SCATTERED, [("atomicAdd(to, four);", "to.sums()[0] = to.sums()[0] + four.x;")],
+        "data race", "grad_input", "to.sums()[0] = to.sums()[0] + four.x;",
     ),
 }  # fmt: skip

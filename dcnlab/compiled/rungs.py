@@ -182,6 +182,10 @@ def _fits_a_warp(problem: Problem) -> bool:
     return lanes_of(problem) in LANES
 
 
+def _fits_a_warp_in_fours(problem: Problem) -> bool:
+    return _fits_a_warp(problem) and problem.channels % 4 == 0
+
+
 def _lanes_a_row(problem: Problem) -> Launch:
     threads = problem.count * lanes_of(problem)[1]
     return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
@@ -202,6 +206,7 @@ RUNGS = {
         Rung("dcnv3_backward", "1_atomic", "dcnv3_backward_atomic", plan=_thread_a_channel),
         Rung("dcnv3_backward", "2_point", "dcnv3_backward_point", has_width=True),
         _backward("3_shuffle"),
+        _backward("4_vector_atomic", dtypes=("float32", "float16"), fits=_fits_a_warp_in_fours),
         Rung("deform_conv2d_forward", "1_naive", "deform_conv2d_forward_naive"),
         Rung("deform_conv2d_forward", "2_columns", "deform_conv2d_columns", has_width=True),
         Rung("deform_conv2d_backward", "1_naive", "deform_conv2d_backward_naive"),
@@ -233,7 +238,7 @@ _GENERAL = {
     "softmax_forward": ("1_rows",),
     "softmax_backward": ("1_rows",),
 }
-_FASTER = {("dcnv3_backward", "cuda"): ("3_shuffle",)}
+_FASTER = {("dcnv3_backward", "cuda"): ("4_vector_atomic", "3_shuffle")}
 PREFERRED = {
     (operator, target): (*_FASTER.get((operator, target), ()), *ideas)
     for operator, ideas in _GENERAL.items()
