@@ -2,10 +2,17 @@
 
 SHUFFLE = ("dcnv3_backward", "3_shuffle")
 VECTOR_ATOMIC = ("dcnv3_backward", "4_vector_atomic")
+TILE = ("dcnv3_backward", "5_tile")
 GROUP_LANES, SCATTERED = "include/group_lanes.cuh", "include/scattered.cuh"
 
 # Twelve channels a group: three lanes have four each, the fourth none; the rows end within a warp.
-SHAPES = {"channels": 24, "groups": 2, "size": (3, 3)}
+LANES = {"channels": 24, "groups": 2, "size": (3, 3)}
+# Shapes that every guard of a rung matters for.
+SHAPES = {
+    SHUFFLE: LANES,
+    VECTOR_ATOMIC: LANES,
+    TILE: {**LANES, "size": (20, 3)},  # higher than the area of a tile
+}
 
 SHUFFLES = "__shfl_xor_sync(WHOLE_WARP"
 LOADS = "*reinterpret_cast<const Pack<T, WIDTH>*>(from)"
@@ -42,5 +49,28 @@ BUGS = {
     "a plain add of four": (
         VECTOR_ATOMIC, SCATTERED, [("atomicAdd(to, four);", "to.sums()[0] = to.sums()[0] + four.x;")],
         "data race", "grad_input", "to.sums()[0] = to.sums()[0] + four.x;",
+    ),
+    "the area is one row too high": (
+        TILE, None, [("unsigned(at_y) < AREA", "unsigned(at_y) <= AREA")],
+        "out of bounds", None, "atomicAdd(sum + c, share[c]);",
+    ),
+    "no barrier before the flush": (
+        TILE, None,
+        [("        __syncthreads();\n        for (int i = threadIdx.x; i < size; i += blockDim.x) {",
+          "        for (int i = threadIdx.x; i < size; i += blockDim.x) {")],
+        "data race", None, ("if (sums[i] == A(0))", "atomicAdd(sum + c, share[c]);"),
+    ),
+    "no barrier behind the zeros": (
+        TILE, None,
+        [("        __syncthreads();\n        for (unsigned start", "        for (unsigned start")],
+        ("data race", "uninitialised shared memory"), None, ("sums[i] = A(0);", "atomicAdd(sum + c, share[c]);"),
+    ),
+    "a plain add in shared memory": (
+        TILE, None, [("atomicAdd(sum + c, share[c]);", "sum[c] += share[c];")],
+        "data race", None, "sum[c] += share[c];",
+    ),
+    "outputs outside the image leave the block": (
+        TILE, None, [("lane.has_channels = lane.is_first = false;", "return;")],
+        "bad shuffle mask", None, SHUFFLES,
     ),
 }  # fmt: skip

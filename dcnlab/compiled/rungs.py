@@ -191,6 +191,22 @@ def _lanes_a_row(problem: Problem) -> Launch:
     return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
 
 
+# 5_tile: outputs along a side of a block's tile, and pixels along a side of the area it adds up in shared memory.
+TILE, AREA = 8, 16
+TILE_THREADS = 256
+MOST_SHARED_BYTES = 48 * 1024  # of a block, without asking for more
+
+
+def _tile_bytes(problem: Problem) -> int:
+    return AREA * AREA * problem.channels * arithmetic(problem.dtype).itemsize
+
+
+def _tile_plan(problem: Problem) -> Launch:
+    tiles = math.prod(-(-problem[name] // TILE) for name in ("out_height", "out_width"))
+    grid = (tiles * problem["groups"], min(problem.images, MOST_IMAGES))
+    return Launch(grid, TILE_THREADS, _tile_bytes(problem))
+
+
 def _backward(idea: str, plan: Callable[[Problem], Launch] = _lanes_a_row, **rest: Any) -> Rung:
     """Return a rung of DCNv3 backward that spreads a group over lanes."""
     rest = {"fits": _fits_a_warp, "choices": tuple(LANES), "choose": lanes_of, "plan": plan, **rest}
@@ -207,6 +223,13 @@ RUNGS = {
         Rung("dcnv3_backward", "2_point", "dcnv3_backward_point", has_width=True),
         _backward("3_shuffle"),
         _backward("4_vector_atomic", dtypes=("float32", "float16"), fits=_fits_a_warp_in_fours),
+        _backward(
+            "5_tile",
+            fits=lambda problem: _fits_a_warp(problem) and _tile_bytes(problem) <= MOST_SHARED_BYTES,
+            choices=tuple((*pair, TILE, AREA) for pair in LANES),
+            choose=lambda problem: (*lanes_of(problem), TILE, AREA),
+            plan=_tile_plan,
+        ),
         Rung("deform_conv2d_forward", "1_naive", "deform_conv2d_forward_naive"),
         Rung("deform_conv2d_forward", "2_columns", "deform_conv2d_columns", has_width=True),
         Rung("deform_conv2d_backward", "1_naive", "deform_conv2d_backward_naive"),

@@ -21,13 +21,14 @@ LADDERS = {
     "dcnv3": [
         ("1_naive", "1_atomic"),
         ("2_point", "2_point"),
-        *(("2_point", n) for n in ("3_shuffle", "4_vector_atomic")),
+        *(("2_point", n) for n in ("3_shuffle", "4_vector_atomic", "5_tile")),
     ],
     "deform_conv2d": [("1_naive", "1_naive"), ("2_columns", "2_columns")],
 }
 # What a rung does not take; the dispatcher falls to a more general one there.
 REFUSED = {
     "3_shuffle": ["wide group"],  # its vectors would have one channel each: more than a warp has lanes
+    "5_tile": ["wide group"],
     "4_vector_atomic": ["wide group", "odd group width", "one channel a group"],
 }
 STEPS = [(name, *ideas) for name, ladder in LADDERS.items() for ideas in ladder]
@@ -48,6 +49,7 @@ DCNV3_GEOMETRIES = {
     "one pixel": {"size": (1, 1)},
     "one row, large offsets": {"size": (1, 9), "offsets": "large"},
     "lattice": {"offsets": "zero"},
+    "several tiles, some offsets beyond the halo": {"size": (9, 18), "offsets": "large", "channels": 8},
 }
 DEFORM_CONV2D_GEOMETRIES = {
     "3x3": {},
