@@ -35,6 +35,8 @@ figures: $(READY)
 	$(BIN)/dcnlab bench ops --out docs/results/ops.json
 	$(BIN)/python docs/real_weights.py
 	$(BIN)/dcnlab bench model --huge --out docs/results/model.json
+	$(BIN)/dcnlab kernels compile --out docs/results/kernels.json
+	$(BIN)/dcnlab kernels bench --out docs/results/kernels.json
 	$(BIN)/python docs/refresh.py
 
 setup: $(READY)

@@ -65,17 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     classify.set_defaults(run=_classify)
 
-    kernels = commands.add_parser("kernels", help="check CUDA C++ kernels of your own on this CPU")
-    actions = kernels.add_subparsers(dest="action", required=True, metavar="WHAT")
-    checked = actions.add_parser(
-        "check",
-        help="run the kernels of a file in the modes that find bugs",
-        description="Finds accesses out of bounds, data races, reads of uninitialised shared memory (check) and "
-        "undefined behaviour (ubsan). Exit status: 0 clean, 1 a fault, 2 bad usage or nothing was launched.",
+    _add_kernels(
+        commands.add_parser("kernels", help="list, check, compile and measure CUDA C++ kernels, without a GPU")
     )
-    checked.add_argument("file", metavar="FILE", help="a .cu file with '// run:' comments, or a .py file that launches")
-    checked.add_argument("--mode", choices=("check", "ubsan", "both"), default="both", help="(default: %(default)s)")
-    checked.set_defaults(run=_check_kernels)
 
     bench = commands.add_parser("bench", help="measure speed as ratios to a peer in the same run")
     kinds = bench.add_subparsers(dest="kind", required=True, metavar="WHAT")
@@ -96,6 +88,41 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("output", metavar="OUT", help="the file to write; its suffix chooses the format")
     convert.set_defaults(run=_convert)
     return parser
+
+
+def _add_kernels(kernels: argparse.ArgumentParser) -> None:
+    actions = kernels.add_subparsers(dest="action", required=True, metavar="WHAT")
+    listed = actions.add_parser("list", help="every rung of the kernel ladder: its idea, instances, where it is in use")
+    listed.add_argument("operator", nargs="?", metavar="OPERATOR", help="such as dcnv3_forward (default: all)")
+    listed.set_defaults(run=_list_kernels)
+
+    checked = actions.add_parser(
+        "check",
+        help="run the kernels of a file in the modes that find bugs",
+        description="Finds accesses out of bounds, data races, reads of uninitialised shared memory (check) and "
+        "undefined behaviour (ubsan). Exit status: 0 clean, 1 a fault, 2 bad usage or nothing was launched.",
+    )
+    checked.add_argument("file", metavar="FILE", help="a .cu file with '// run:' comments, or a .py file that launches")
+    checked.add_argument("--mode", choices=("check", "ubsan", "both"), default="both", help="(default: %(default)s)")
+    checked.set_defaults(run=_check_kernels)
+
+    compiled = actions.add_parser(
+        "compile",
+        help="registers, shared memory and spills on every GPU architecture, by NVRTC, without a GPU",
+        description="Exit status: 0 fine, 1 a kernel does not compile or spills registers, 2 bad usage or no NVRTC.",
+    )
+    compiled.add_argument("what", nargs="?", metavar="FILE|OPERATOR", help="a .cu file, or one operator (default: all)")
+    compiled.add_argument("--arch", nargs="+", metavar="sm_90", help="(default: all from sm_75 to sm_120)")
+    compiled.add_argument("--out", metavar="FILE.json", help="also record the numbers of all rungs")
+    compiled.set_defaults(run=_compile_kernels)
+
+    measured = actions.add_parser(
+        "bench", help="bytes that every rung asks of memory, counted, and its time on this CPU"
+    )
+    measured.add_argument("operator", nargs="?", metavar="OPERATOR", help="such as dcnv3_forward (default: all)")
+    measured.add_argument("--repeats", type=_positive, default=7, metavar="N", help="timed runs (default: %(default)s)")
+    measured.add_argument("--out", metavar="FILE.json", help="also record the figures of all rungs")
+    measured.set_defaults(run=_bench_kernels)
 
 
 def _backends() -> list[str]:
@@ -171,6 +198,26 @@ def _check_kernels(arguments: argparse.Namespace) -> int:
     from dcnlab.launch.check_file import check_file
 
     return check_file(arguments.file, arguments.mode)
+
+
+def _list_kernels(arguments: argparse.Namespace) -> int:
+    from dcnlab.compiled.ladder import listing
+
+    print(listing(arguments.operator))
+    return 0
+
+
+def _compile_kernels(arguments: argparse.Namespace) -> int:
+    from dcnlab.compiled.resources import ARCHITECTURES, compile_kernels
+
+    return compile_kernels(arguments.what, arguments.arch or ARCHITECTURES, arguments.out)
+
+
+def _bench_kernels(arguments: argparse.Namespace) -> int:
+    from dcnlab.bench.kernels import run
+
+    run(arguments.operator, arguments.repeats, arguments.out)
+    return 0
 
 
 def _convert(arguments: argparse.Namespace) -> int:

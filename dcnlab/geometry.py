@@ -210,10 +210,12 @@ def sampling_grid(
     r"""Return the `SamplingGrid` of published offsets; the number of groups follows from their shape.
 
     For ``layout="deform_conv2d"`` tap (j, i) of the output pixel (oy, ox) samples at
+    [eq:deform.1]
 
     .. math:: y = oy\,s_h - p_h + j\,d_h + \Delta y
 
     and for ``layout="dcnv3"``, with :math:`r_h = \lfloor d_h (k_h - 1) / 2 \rfloor` and the offset scale :math:`s`, at
+    [eq:dcnv3.1]
 
     .. math:: y = oy\,s_h - p_h + r_h + s\,(j\,d_h - r_h + \Delta y)
 

@@ -2,7 +2,8 @@
 
 README.md shows recorded runs, which `make figures` records anew first: docs/results/ops.json and model.json (`dcnlab
 bench ops --out`, `dcnlab bench model --huge --out`), demo.json (the results.json of a demo) and real_weights.json
-(docs/real_weights.py). kernels/README.md lists the kernels by their header comments.
+(docs/real_weights.py). kernels/README.md lists the kernels by their header comments, and shows kernels.json (`dcnlab
+kernels compile --out`, `dcnlab kernels bench --out`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dcnlab.bench import model, model_memory
+from dcnlab.bench import kernels, model, model_memory
 from dcnlab.bench.ops import BOUNDS, SPEEDUPS
+from dcnlab.compiled.ladder import header
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -104,19 +106,74 @@ def demo_block(record: dict[str, Any]) -> str:
     )
 
 
-HEADER = re.compile(r"// (?P<operator>[^\n]+?), rung (?P<rung>\d+): (?P<idea>[^\n]+(?:\n// [^\n]+)*)")
-
-
 def ladder_block(folder: Path) -> str:
     """Return the table of the kernels: what the first paragraph of each .cu file's header comment says."""
     lines = ["| operator | rung | idea |", "|---|---|---|"]
     for path in sorted(folder.glob("*/*.cu")):
-        header = HEADER.match(path.read_text(encoding="utf-8"))
-        if header is None or not path.name.startswith(f"{header['rung']}_"):
-            raise ValueError(f"{path.name} must begin with  // operator, rung {path.name.partition('_')[0]}: idea")
-        idea = header["idea"].replace("\n//", "").replace("|", "\\|")
-        link = f"[{path.stem}]({path.relative_to(folder).as_posix()})"
-        lines.append(f"| {header['operator']} | {link} | {idea} |")
+        found = header(path)
+        idea = found.idea.replace("|", "\\|")
+        lines.append(f"| {found.operator} | {_link(path.relative_to(folder).as_posix())} | {idea} |")
+    return "\n".join(lines)
+
+
+def _link(path: str) -> str:
+    return f"[{Path(path).stem}]({path})"
+
+
+def resources_block(record: dict[str, Any]) -> str:
+    """Return registers, shared memory and spills of the rungs in Markdown."""
+    shown = {"float32": "float", "float16": "__half"}
+    lines = ["| operator | rung | " + " | ".join(f"{d}: sm_90 | worst" for d in shown) + " |", "|---" * 6 + "|"]
+    for path, by_instance in record["rungs"].items():
+        cells = []
+        for c_type in shown.values():
+            found = [numbers for name, numbers in by_instance.items() if f"<{c_type}," in name]
+            here = [(_cost(numbers["sm_90"]), "") for numbers in found]
+            all_ = [(_cost(needs), f" ({where})") for numbers in found for where, needs in numbers.items()]
+            cells += [" / ".join(map(str, max(of)[0][::-1])) + max(of)[1] if of else "" for of in (here, all_)]
+        lines.append(f"| {path.partition('/')[0]} | {_link(path)} | {' | '.join(cells)} |")
+    architectures = list(next(iter(next(iter(record["rungs"].values())).values())))
+    lines += [
+        "",
+        "Registers of a thread / bytes of static shared memory of a block / bytes of spilled registers, of the "
+        + f"instance that needs most of those a GPU uses; the worst of {', '.join(architectures)}. By `dcnlab kernels "
+        + f"compile`, NVRTC {record['nvrtc']}.",
+    ]
+    return "\n".join(lines)
+
+
+def _cost(needs: dict[str, int]) -> tuple[int, int, int]:
+    """Return what to compare architectures by: spills first, registers last."""
+    return needs["spill_stores"] + needs["spill_loads"], needs["shared_bytes"], needs["registers"]
+
+
+def traffic_block(record: dict[str, Any]) -> str:
+    """Return the bytes that the rungs ask of memory in Markdown."""
+    lines = ["| operator | rung | " + " | ".join(f"{d} | floor | x floor" for d in kernels.DTYPES) + " | CPU ms |"]
+    lines.append("|---" * 9 + "|")
+    for path, row in record["rungs"].items():
+        cells = []
+        for dtype in kernels.DTYPES:
+            found = row["bytes"].get(dtype)
+            total = kernels.asked(found) if found else 0
+            atomic = f" ({found['atomic']:.1f})" if found and found["atomic"] else ""
+            cells += (
+                [f"{total:.1f}{atomic}", f"{found['floor']:.1f}", f"{total / found['floor']:.1f}"]
+                if found
+                else [""] * 3
+            )
+        time = "" if row["cpu_ms"] is None else f"{row['cpu_ms']:.2f}"
+        lines.append(f"| {path.partition('/')[0]} | {_link(path)} | {' | '.join(cells)} | {time} |")
+    m = record["machine"]
+    lines += [
+        "",
+        "Bytes asked of global memory for an output value (backward: for a value of the image's gradient), in brackets "
+        "those of atomic sums. CPU ms: the operator with this rung, float32, fast mode, one thread. Matrix products "
+        "and changes of layout by the array library are in the time, not in the bytes. Sizes: "
+        + "; ".join(f"{name} {size}" for name, size in kernels.sizes(record).items())
+        + f". By `dcnlab kernels bench` on {m['date']}: {m['cpu']}, {m['system']}, Python {m['python']}, NumPy "
+        + f"{m['numpy']}.",
+    ]
     return "\n".join(lines)
 
 
@@ -132,7 +189,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "docs/results/real_weights.json": lambda: real_weights_block(_record("real_weights")),
         "docs/results/model.json": lambda: model_block(_record("model")),
     },
-    "kernels/README.md": {"the header comments": lambda: ladder_block(ROOT / "kernels")},
+    "kernels/README.md": {
+        "the header comments": lambda: ladder_block(ROOT / "kernels"),
+        "docs/results/kernels.json, bytes": lambda: traffic_block(_record("kernels")["measured"]),
+        "docs/results/kernels.json, registers": lambda: resources_block(_record("kernels")["compiled"]),
+    },
 }
 
 

@@ -41,6 +41,37 @@ def test_the_table_of_kernels_follows_their_header_comments(refresh, tmp_path):
             refresh.ladder_block(tmp_path)
 
 
+def test_the_table_of_registers_shows_the_worst(refresh):
+    def needs(registers, spilled=0):
+        return {"registers": registers, "shared_bytes": 8, "spill_stores": spilled, "spill_loads": 0}
+
+    rungs = {
+        "a_forward/1_x.cu": {
+            "x<float, float, 1>": {"sm_75": needs(70), "sm_90": needs(30)},
+            "x<float, float, 2>": {"sm_75": needs(60, spilled=4), "sm_90": needs(40)},
+            "x<double, double, 1>": {"sm_75": needs(255), "sm_90": needs(255)},
+        },
+        "a_forward/2_y.cu": {"y<__half, float>": {"sm_75": needs(20), "sm_90": needs(10)}},
+    }
+    lines = refresh.resources_block({"nvrtc": "13.0", "rungs": rungs}).splitlines()
+    assert lines[2] == "| a_forward | [1_x](a_forward/1_x.cu) | 40 / 8 / 0 | 60 / 8 / 4 (sm_75) |  |  |"
+    assert lines[3] == "| a_forward | [2_y](a_forward/2_y.cu) |  |  | 10 / 8 / 0 | 20 / 8 / 0 (sm_75) |"
+    assert "the worst of sm_75, sm_90." in lines[-1]
+
+
+def test_the_table_of_bytes(refresh):
+    found = {"read": 10.0, "written": 4.0, "atomic": 6.0, "floor": 8.0}
+    rungs = {
+        "a_forward/1_x.cu": {"size": "small", "bytes": {"float32": {**found, "atomic": 0.0}}, "cpu_ms": 0.126},
+        "a_backward/1_x.cu": {"size": "small", "bytes": {"float16": found}, "cpu_ms": None},
+    }
+    machine = {"date": "today", "cpu": "a CPU", "system": "a system", "python": "3", "numpy": "2"}
+    lines = refresh.traffic_block({"machine": machine, "rungs": rungs}).splitlines()
+    assert lines[2] == "| a_forward | [1_x](a_forward/1_x.cu) | 14.0 | 8.0 | 1.8 |  |  |  | 0.13 |"
+    assert lines[3] == "| a_backward | [1_x](a_backward/1_x.cu) |  |  |  | 20.0 (6.0) | 8.0 | 2.5 |  |"
+    assert "Sizes: a small. By `dcnlab kernels bench` on today: a CPU" in lines[-1]
+
+
 def test_the_recorded_runs_keep_the_bounds():
     """Not a timed test: it reads the record that README.md shows."""
     record = json.loads((ROOT / "docs" / "results" / "ops.json").read_text(encoding="utf-8"))

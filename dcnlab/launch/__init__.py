@@ -17,6 +17,7 @@ from dcnlab.launch.modules import Kernel, Launcher, Module, module
 from dcnlab.launch.sources import kernels_folder
 from dcnlab.launch.threads import limit_blas, num_threads
 from dcnlab.launch.toolchain import Compiler, find_compiler
+from dcnlab.launch.traffic import Traffic
 
 __all__ = [
     "Access",
@@ -26,6 +27,7 @@ __all__ = [
     "KernelFault",
     "Launcher",
     "Module",
+    "Traffic",
     "cache_folder",
     "find_compiler",
     "forced",

@@ -21,7 +21,7 @@ from dcnlab.launch.faults import KernelCompileError, KernelFault
 from dcnlab.launch.forced import Force, forced
 from dcnlab.launch.interrupt import interruptible
 from dcnlab.launch.modules import Module, module
-from dcnlab.launch.run_lines import RunLine, example, instance, run_lines
+from dcnlab.launch.run_lines import RunLine, example, instances, run_lines, without_run_lines
 from dcnlab.launch.signature import Signature, base_name, find_kernels
 from dcnlab.launch.sources import Source, read_source, without_comments
 from dcnlab.launch.toolchain import find_compiler
@@ -79,9 +79,8 @@ def _check_source(source: Source, modes: Sequence[str]) -> int:
         if base_name(run.name) not in signatures:
             raise ValueError(f"{run.place}: there is no kernel {run.name!r}, only {', '.join(signatures)}")
         run.values(signatures[base_name(run.name)].instantiate(run.name))  # a mistake in any line comes out first
-    named = [run.name for run in runs]
-    rest = [kernel for name, kernel in kernels.items() if name not in map(base_name, named)]
-    names = list(dict.fromkeys([*named, *(instance(kernel) for kernel in rest)]))
+    rest = without_run_lines(kernels, runs)
+    names = instances(kernels, runs)
     status, unsafe = CLEAN, set[str]()
     for mode in modes:
         try:

@@ -20,6 +20,7 @@ from dcnlab.launch.signature import Parameter
 from dcnlab.launch.sources import Source, include_folders, kernels_folder
 from dcnlab.launch.threads import limit_blas, num_threads
 from dcnlab.launch.toolchain import BASE, Compiler, find_compiler
+from dcnlab.launch.traffic import Counters, Traffic, traffic_from
 
 # Threads that wait for each other. A kernel whose source has none of these runs its threads as a plain loop.
 _TOGETHER = re.compile(r"__\w*sync\w*|__activemask|__shfl|__ballot|__any|__all")
@@ -39,6 +40,7 @@ class _Request(ctypes.Structure):
         ("seed", ctypes.c_uint32),
         ("arguments", ctypes.c_void_p),
         ("report", ctypes.c_void_p),
+        ("traffic", ctypes.c_void_p),
     )
 
 
@@ -132,8 +134,8 @@ class CpuKernel:
         shared: int,
         stream: Any,
         arguments: list[Any],
-    ) -> None:
-        """Run the kernel to its end. `arguments` have been checked."""
+    ) -> dict[str, Traffic] | None:
+        """Run the kernel to its end, return what it asked of memory (mode "check"). `arguments` have been checked."""
         if stream is not None:
             raise ValueError(
                 f"{self._name}: a stream is for target='cuda'; on the CPU a launch returns when it is done"
@@ -157,6 +159,7 @@ class CpuKernel:
                 words += (place, pointers[i], value.nbytes, max(1, value.itemsize))
         packed = (ctypes.c_uint64 * max(1, len(words)))(*words)  # each four are an Argument of kernels/cpu/control.h
         report, order = Report(), self._backend.thread_order
+        counters = (Counters * max(1, len(arguments)))() if self._checked else None
         request = _Request(
             grid,
             block,
@@ -167,6 +170,7 @@ class CpuKernel:
             order.seed,
             ctypes.addressof(packed),
             ctypes.addressof(report),
+            ctypes.addressof(counters) if counters else None,
         )
         failed = self._call(request)
         if arena:
@@ -174,6 +178,7 @@ class CpuKernel:
         if failed:
             elements = [getattr(value, "size", 0) for value in arguments]
             raise fault_from(report, self._name, self._parameters, elements, self._backend.path)
+        return traffic_from(counters, self._parameters) if counters else None
 
     def _check_sizes(self, arguments: list[Any]) -> None:
         """Refuse a struct whose size is not the one the compiler gave it."""

@@ -20,6 +20,7 @@ from dcnlab.launch.forced import force_in_effect
 from dcnlab.launch.signature import Parameter, Signature, base_name, find_kernels
 from dcnlab.launch.sources import read_source, without_comments
 from dcnlab.launch.toolchain import MODES
+from dcnlab.launch.traffic import Traffic
 
 TARGETS = ("cuda", "cpu")
 
@@ -147,10 +148,13 @@ class Kernel:
     ----------
     name : str
     parameters : tuple of Parameter
+    last_traffic : dict of str to Traffic, or None
+        Bytes that the last launch asked of each array argument, by name: counted by mode="check", None in others.
     """
 
     def __init__(self, name: str, target: str, parameters: tuple[Parameter, ...], raw: Any) -> None:
         self.name, self.target, self.parameters, self._raw = name, target, parameters, raw
+        self.last_traffic: dict[str, Traffic] | None = None
 
     def __getitem__(self, configuration: Any) -> Launcher:
         if not isinstance(configuration, tuple) or not 2 <= len(configuration) <= 4:
@@ -182,8 +186,9 @@ class Launcher:
         force = force_in_effect()
         if force:
             force.launched[kernel.name] = None
+        kernel.last_traffic = None
         try:
-            kernel._raw.launch(self._grid, self._block, self._shared, self._stream, checked)
+            kernel.last_traffic = kernel._raw.launch(self._grid, self._block, self._shared, self._stream, checked)
         except KernelFault as fault:
             if force:
                 force.faults.append(fault)

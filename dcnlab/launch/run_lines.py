@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dcnlab.launch.arguments import MOST_OF_GRID, block_dimensions, check_arguments, dimensions, shared_bytes
-from dcnlab.launch.signature import Parameter, Signature, element_type, split_at_commas
+from dcnlab.launch.signature import Parameter, Signature, base_name, element_type, split_at_commas
 
 MOST_BYTES = 1 << 24  # of one array: check mode keeps 20 times as much about it, and runs on one thread
 
@@ -109,6 +109,18 @@ def example(signature: Signature) -> str | None:
     if any(p.dtype is None or (p.lanes > 1 and not p.pointer) for p in parameters):
         return None
     return f"// run: {name}<<<4, 128>>>({', '.join(f'{p.name}={_draft(p)}' for p in parameters)})"
+
+
+def without_run_lines(kernels: Mapping[str, Signature], runs: Sequence[RunLine]) -> list[Signature]:
+    """Return the kernels of a file that none of its run lines launches."""
+    named = {base_name(run.name) for run in runs}
+    return [kernel for name, kernel in kernels.items() if name not in named]
+
+
+def instances(kernels: Mapping[str, Signature], runs: Sequence[RunLine]) -> list[str]:
+    """Return the name expressions to compile: those of the run lines, and one for every kernel that has none."""
+    rest = (instance(kernel) for kernel in without_run_lines(kernels, runs))
+    return list(dict.fromkeys([*(run.name for run in runs), *rest]))
 
 
 def instance(signature: Signature) -> str:

@@ -10,14 +10,14 @@ from dcnlab.arrays import Array, array_module
 
 
 def gelu(input: Array) -> Array:
-    """Return x * Phi(x); arguments as in `dcnlab.gelu`, not checked here."""
+    """Return x * Phi(x) [eq:gelu.1]; arguments as in `dcnlab.gelu`, not checked here."""
     output = _normal_distribution(input)
     output *= input
     return output
 
 
 def gelu_backward(grad_output: Array, input: Array) -> Array:
-    """Return grad_output * (Phi(x) + x * phi(x)): the product rule, as Phi' is the normal density phi."""
+    """Return grad_output * (Phi(x) + x * phi(x)) [eq:gelu.2]: the product rule, as Phi' is the normal density phi."""
     xp = array_module(input)
     density = xp.empty(input.shape, input.dtype)
     xp.multiply(input, input, out=density)
@@ -50,7 +50,7 @@ def _ndtr(xp: Any) -> Callable[..., Array]:
 
 
 def softmax(input: Array, axis: int = -1) -> Array:
-    """Return exp(input) / sum(exp(input)) along `axis`; arguments as in `dcnlab.softmax`, not checked here."""
+    """Return exp(input) / sum(exp(input)) along `axis` [eq:softmax.1]; arguments as in `dcnlab.softmax`."""
     xp = array_module(input)
     powers = xp.empty(input.shape, input.dtype)
     xp.subtract(input, input.max(axis=axis, keepdims=True), out=powers)  # at most 0: nothing overflows
@@ -60,7 +60,7 @@ def softmax(input: Array, axis: int = -1) -> Array:
 
 
 def softmax_backward(grad_output: Array, input: Array, axis: int = -1) -> Array:
-    """Return m * (grad_output - sum(m * grad_output)), m = softmax(input)."""
+    """Return m * (grad_output - sum(m * grad_output)), m = softmax(input) [eq:softmax.2]."""
     m = softmax(input, axis)
     grad = m * grad_output
     m *= grad.sum(axis=axis, keepdims=True)

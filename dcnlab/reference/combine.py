@@ -34,7 +34,7 @@ def transposed_matrix(weight: Array, groups: int) -> Array:
 
 
 def combine(columns: Array, transposed: Array) -> Array:
-    """Return the outputs (pixels, O) of columns (pixels, K, C): y_o = sum over taps and channels of w * column.
+    """Return the outputs (pixels, O) of columns (pixels, K, C): sums over taps and channels of w * u [eq:deform.2].
 
     `transposed` is `transposed_matrix(weight, groups)`.
     """
@@ -43,7 +43,7 @@ def combine(columns: Array, transposed: Array) -> Array:
 
 
 def weight_gradient(grad_output: Array, columns: Array, groups: int) -> Array:
-    """Return the gradient of `weight_matrix(weight, groups)` from grad_output (O, pixels) and the columns."""
+    """Return the gradient of `weight_matrix(weight, groups)` from grad_output (O, pixels) and columns [eq:deform.3]."""
     return grad_output.reshape(groups, -1, len(columns)) @ _by_group(columns, groups)
 
 

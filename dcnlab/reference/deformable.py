@@ -5,8 +5,8 @@ r"""DCNv1, DCNv2 and DCNv3, forward and backward: choose positions, sample, comb
     \qquad
     \text{DCNv3:}\quad y_c(p) = \sum_k m_{g,k}(p)\, x_c(p + p_k + \Delta p_{g,k}),\; c \in g
 
-(eq. 1 of arXiv 1811.11168; eq. 2 of arXiv 2211.05778.) Both loop over the images and over blocks of output pixels, so
-the workspace stays small whatever the size of the image.
+([eq:deform.2], eq. 1 of arXiv 1811.11168; [eq:dcnv3.2], eq. 2 of arXiv 2211.05778.) Both loop over the images and over
+blocks of output pixels, so the workspace stays small whatever the size of the image.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def deform_conv2d_backward(
     dilation: IntOrPair = 1,
     mask: Array | None = None,
 ) -> DeformConv2dGrads:
-    """Return the gradients of sum(output * grad_output).
+    """Return the gradients of sum(output * grad_output): [eq:deform.3].
 
     With the columns :math:`u = S x` and the output :math:`W u`::
 
@@ -184,7 +184,7 @@ def dcnv3_backward(
     offset_scale: float = 1.0,
     remove_center: bool = False,
 ) -> DCNv3Grads:
-    """Return the gradients of sum(output * grad_output): S^T for the input, corner dots for offset and mask."""
+    """Return the gradients of sum(output * grad_output): S^T for the input, corner dots for the rest [eq:dcnv3.3]."""
     xp = array_module(input)
     grid = _dcnv3_grid(offset, kernel_size, stride, padding, dilation, offset_scale, remove_center)
     modulation = _flat_modulation(mask, grid, "dcnv3")

@@ -23,7 +23,7 @@ def depthwise_conv2d(
     padding: IntOrPair = 0,
     dilation: IntOrPair = 1,
 ) -> Array:
-    """Return the depthwise convolution of NCHW `input`; arguments as in `dcnlab.depthwise_conv2d`, not checked here."""
+    """Return the depthwise convolution of NCHW `input` [eq:depthwise.1]; arguments as in `dcnlab.depthwise_conv2d`."""
     xp, taps = array_module(input), _Taps(input, weight, stride, padding, dilation)
     output = xp.zeros(taps.output_shape, input.dtype)
     product = xp.empty(output.shape[1:], input.dtype)

@@ -33,7 +33,7 @@ class BatchNormGrads(NamedTuple):
 
 
 def layer_norm(input: Array, weight: Array, bias: Array, eps: float = 1e-6) -> Array:
-    """Return the normalised last axis of `input`; arguments as in `dcnlab.layer_norm`, not checked here."""
+    """Return the normalised last axis of `input` [eq:norm.1]; arguments as in `dcnlab.layer_norm`, not checked here."""
     output, _ = _standardised_rows(input, eps)
     output *= weight
     output += bias
@@ -43,7 +43,7 @@ def layer_norm(input: Array, weight: Array, bias: Array, eps: float = 1e-6) -> A
 def layer_norm_backward(
     grad_output: Array, input: Array, weight: Array, bias: Array, eps: float = 1e-6
 ) -> LayerNormGrads:
-    r"""Return the gradients of sum(output * grad_output).
+    r"""Return the gradients of sum(output * grad_output): [eq:norm.2].
 
     With :math:`\hat x` the standardised row, :math:`\sigma` its scale and :math:`h = g\,w`, the input's gradient is
     :math:`(h - \langle h \rangle - \hat x \langle h \hat x \rangle) / \sigma`: what is left of h after its mean and its

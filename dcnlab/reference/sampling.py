@@ -7,11 +7,11 @@ For fixed positions, sampling is a sparse matrix S with four entries a sample::
     gradient of p     grad_y     = modulation * <grad_columns, slope of the bilinear surface along y>
 
 The value at :math:`(y, x) = (y_0 + l_y, x_0 + l_x)` in the cell with corners
-:math:`v_{00}, v_{01}, v_{10}, v_{11}` is
+:math:`v_{00}, v_{01}, v_{10}, v_{11}` is [eq:sample.1]
 
 .. math:: v = (1-l_y)(1-l_x) v_{00} + (1-l_y) l_x v_{01} + l_y (1-l_x) v_{10} + l_y l_x v_{11}
 
-with slopes
+with slopes [eq:sample.2]
 
 .. math:: \partial v/\partial y = (1-l_x)(v_{10} - v_{00}) + l_x (v_{11} - v_{01}), \quad
           \partial v/\partial x = (1-l_y)(v_{01} - v_{00}) + l_y (v_{11} - v_{10})
@@ -181,7 +181,7 @@ class Frame:
 
 
 def corner_weights(cells: Cells, modulation: Array | None) -> tuple[Array, Array, Array, Array]:
-    """Return the weights of v00, v01, v10 and v11, times the modulation."""
+    """Return the weights of v00, v01, v10 and v11, times the modulation: [eq:sample.1]."""
     ly, lx = cells.ly, cells.lx
     hy, hx = 1 - ly, 1 - lx
     if modulation is not None:
@@ -190,7 +190,7 @@ def corner_weights(cells: Cells, modulation: Array | None) -> tuple[Array, Array
 
 
 def sample_gradients(cells: Cells, dots: list[Array], modulation: Array | None) -> tuple[Array, Array, Array]:
-    """Return the gradients of each sample's y, x and modulation, from its four corner dots.
+    """Return the gradients of each sample's y, x and modulation, from its four corner dots: [eq:sample.3].
 
     Samples nowhere have zero dots: their gradients are 0, or NaN where the fractions are NaN.
     """

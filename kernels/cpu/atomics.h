@@ -89,10 +89,10 @@ DCNLAB_OWN T atomicAdd(T* address, std::type_identity_t<T> value) {
     DCNLAB_WATCH(address, sizeof(T), true);
     if constexpr (std::is_same_v<T, float4>) {  // CUDA: sm_90 and newer; four sums, each atomic by itself
         float* parts = reinterpret_cast<float*>(address);
-        const auto add = [&](int i, float v) {
-            return ::dcnlab_cpu::replace(parts + i, [=](float old) { return old + v; });
-        };
-        return {add(0, value.x), add(1, value.y), add(2, value.z), add(3, value.w)};
+        const auto plus = [](float v) { return [v](float old) { return old + v; }; };
+        using ::dcnlab_cpu::replace;  // called from here alone: a function in between would be watched
+        return {replace(parts, plus(value.x)), replace(parts + 1, plus(value.y)), replace(parts + 2, plus(value.z)),
+                replace(parts + 3, plus(value.w))};
     } else {
         return ::dcnlab_cpu::replace(address, [=](T old) { return T(old + value); });
     }

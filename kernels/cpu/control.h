@@ -50,6 +50,11 @@ struct Argument {
     uint64_t item;   // arrays: bytes of an element
 };
 
+// Bytes of one array argument that a checked launch asked for. Mirrored by dcnlab/launch/traffic.py.
+struct Traffic {
+    uint64_t read, written, atomic;
+};
+
 // A launch as Python asks for it. Mirrored by dcnlab/launch/cpu.py.
 struct Request {
     uint32_t grid[3], block[3];
@@ -60,6 +65,7 @@ struct Request {
     uint32_t seed;
     const Argument* arguments;
     Report* report;
+    Traffic* traffic;  // one an argument, zeroed; filled by checked launches
 };
 
 // What the compiled library adds: its kernel.

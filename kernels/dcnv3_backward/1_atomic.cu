@@ -8,6 +8,7 @@
 // How to run it   As 1_naive.cu of dcnv3_forward, with the three gradients set to 0 before.
 //
 // The gradients are of type A (half is too coarse to add up in): cast them afterwards. Shapes: dcnv3.cuh.
+// Gradients: [eq:dcnv3.3] and [eq:sample.3].
 #include "dcnv3.cuh"
 #include "scattered.cuh"
 

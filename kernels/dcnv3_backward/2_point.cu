@@ -6,11 +6,12 @@
 // How to run it   As 2_point.cu of dcnv3_forward, with grad_input (of type A) set to 0 before.
 //
 // WIDTH channels are worked on at a time, a power of two; any group width works. Shapes: dcnv3.cuh.
+// __launch_bounds__(128, 1): with nothing said of blocks, NVRTC spills registers to make room for more of them.
 #include "dcnv3.cuh"
 #include "taps.cuh"
 
 template <typename T, typename A, int WIDTH>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 1)
 dcnv3_backward_point(const T* __restrict__ grad_output, const T* __restrict__ input, const T* __restrict__ offset,
                      const T* __restrict__ mask, const int* __restrict__ taps, const A* __restrict__ residual,
                      Scattered<A> grad_input, T* __restrict__ grad_offset, T* __restrict__ grad_mask,

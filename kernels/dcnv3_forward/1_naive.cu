@@ -5,6 +5,7 @@
 // How to run it   grid = ((out_height * out_width * channels + 127) // 128, min(batch, 65535)), block = 128
 //
 // Shapes: dcnv3.cuh. T is float, double or __half; A the type of the arithmetic.
+// The output is the modulated sum of the samples: [eq:dcnv3.2].
 #include "dcnv3.cuh"
 
 template <typename T, typename A>

@@ -7,11 +7,12 @@
 //                 be null. The gradient of the bias is the sum of grad_output.
 //
 // Shapes: deform_conv2d.cuh. T is float, double or __half; A the type of the arithmetic.
+// __launch_bounds__(128, 1): with nothing said of blocks, NVRTC spills registers to make room for more of them.
 #include "deform_conv2d.cuh"
 #include "scattered.cuh"
 
 template <typename T, typename A>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 1)
 deform_conv2d_backward_naive(const T* __restrict__ grad_output, const T* __restrict__ input,
                              const T* __restrict__ offset, const T* __restrict__ mask, const T* __restrict__ weight,
                              const int* __restrict__ taps, Scattered<A> grad_input, Scattered<A> grad_offset,

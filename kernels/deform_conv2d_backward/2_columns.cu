@@ -9,6 +9,7 @@
 //
 //   image, grad_image [height, width, channels], grad_columns [count, taps, channels]; offset, mask and their gradients
 //   of the whole batch, see deform_conv2d.cuh. grad_mask may be null.
+//   Gradients: [eq:deform.3], then [eq:sample.3].
 #include "deform_conv2d.cuh"
 #include "taps.cuh"
 

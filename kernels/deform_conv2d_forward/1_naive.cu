@@ -5,10 +5,11 @@
 // How to run it   grid = ((outputs * out_height * out_width + 127) // 128, min(batch, 65535)), block = 128
 //
 // Shapes: deform_conv2d.cuh. T is float, double or __half; A the type of the arithmetic. bias and mask may be null.
+// __launch_bounds__(128, 1): with nothing said of blocks, NVRTC spills registers to make room for more of them.
 #include "deform_conv2d.cuh"
 
 template <typename T, typename A>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 1)
 deform_conv2d_forward_naive(const T* __restrict__ input, const T* __restrict__ offset, const T* __restrict__ mask,
                             const T* __restrict__ weight, const T* __restrict__ bias, const int* __restrict__ taps,
                             T* __restrict__ output, DeformConv2dShape shape) {

@@ -9,6 +9,7 @@
 //
 //   image [height, width, channels], columns [count, taps, channels]; offset and mask of the whole batch, see
 //   deform_conv2d.cuh. WIDTH channels are sampled at a time, a power of two; any group width works.
+//   Columns and product: [eq:deform.1], [eq:deform.2].
 #include "deform_conv2d.cuh"
 #include "taps.cuh"
 

@@ -1,7 +1,7 @@
 // Depthwise convolution forward, rung 1: one thread, a run of pixels of a row, in a few channels.
 //
-// What it does    output(y, x, c) = bias(c) + sum over taps of weight(tap, c) * input(y', x', c). What lies outside the
-//                 image is left out: it adds nothing even where a weight is not finite.
+// What it does    output(y, x, c) = bias(c) + sum over taps of weight(tap, c) * input(y', x', c): [eq:depthwise.1]. What
+//                 lies outside the image is left out: it adds nothing even where a weight is not finite.
 // What bounds it  On a CPU one load from the first-level cache a tap and output; the weight is loaded once a run. On a GPU
 //                 (a run is one pixel there) memory: neighbouring threads read neighbouring channels.
 // How to run it   grid = ((ceil(out_width / EACH) * out_height * ceil(channels / WIDTH) + 127) // 128, min(batch, 65535)),

@@ -1,7 +1,7 @@
 // GELU backward, rung 1: one thread, a run of neighbouring elements.
 //
-// What it does    grad_input = grad_output (Phi(x) + x phi(x)): the product rule, as Phi' is the normal density phi. Both
-//                 come from one exp().
+// What it does    grad_input = grad_output (Phi(x) + x phi(x)) [eq:gelu.2]: the product rule, as Phi' is the normal
+//                 density phi. Both come from one exp().
 // What bounds it  As in the forward kernel: memory on a GPU, arithmetic on a CPU.
 // How to run it   As 1_run.cu of gelu_forward.
 #include "normal.cuh"

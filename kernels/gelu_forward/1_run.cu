@@ -1,6 +1,6 @@
 // GELU forward, rung 1: one thread, a run of neighbouring elements.
 //
-// What it does    output = x Phi(x), Phi the distribution function of the standard normal (arXiv 1606.08415).
+// What it does    output = x Phi(x) [eq:gelu.1], Phi the distribution function of the standard normal.
 // What bounds it  On a GPU memory: a run is one element there, and neighbouring threads read neighbours. On a CPU the
 //                 arithmetic, some 40 operations an element; the loop over a run becomes vector instructions. In double it
 //                 is a call of erfc() an element.

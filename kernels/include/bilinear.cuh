@@ -71,7 +71,7 @@ __device__ __forceinline__ Cell<A> locate(int base_y, int base_x, A dy, A dx, A 
     return cell;
 }
 
-// Weights of v00, v01, v10, v11, times the modulation.
+// Weights of v00, v01, v10, v11, times the modulation: [eq:sample.1].
 template <typename A>
 __device__ __forceinline__ void corner_weights(const Cell<A>& cell, A modulation, A weight[4]) {
     const A hx = A(1) - cell.lx, hy = (A(1) - cell.ly) * modulation, ly = cell.ly * modulation;
@@ -82,7 +82,7 @@ __device__ __forceinline__ void corner_weights(const Cell<A>& cell, A modulation
 }
 
 // Gradients of a sample's y, x and modulation from the four numbers <corner, arriving gradient>; a corner outside the
-// image has a 0 there. At a lattice line these are the slopes of the cell to the right of it.
+// image has a 0 there: [eq:sample.3]. At a lattice line these are the slopes of the cell to the right of it.
 template <typename A>
 struct SampleGradient {
     A y, x, modulation;

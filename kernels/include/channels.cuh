@@ -38,7 +38,7 @@ __device__ __forceinline__ Lanes<A, WIDTH> sample_lanes(const T* image, const Co
 }
 
 // Gradients of a sample's y, x and modulation from what arrives at its channels, and their share of the image's gradient.
-// At a lattice line the slopes are those of the cell to the right of it.
+// At a lattice line the slopes are those of the cell to the right of it: [eq:sample.2].
 template <int WIDTH, typename T, typename A>
 __device__ __forceinline__ SampleGradient<A> sample_backward(const T* arriving, const T* image, Scattered<A> grad_image,
                                                              const Corners& corners, const A weight[4], A ly, A lx,

@@ -19,7 +19,7 @@ struct DCNv3Shape {
     __device__ __forceinline__ unsigned rows() const { return unsigned(out_height) * out_width * groups; }
 };
 
-// The taps of one output pixel and group.
+// The taps of one output pixel and group: [eq:dcnv3.1].
 //   row: number of (image, pixel, group), the place of its taps in offset and mask
 template <typename T, typename A>
 struct DCNv3Row {

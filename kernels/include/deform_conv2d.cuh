@@ -18,7 +18,7 @@ struct DeformConv2dShape {
     __device__ __forceinline__ unsigned pixels() const { return unsigned(out_height) * out_width; }
 };
 
-// The taps of offset group `group` at one output pixel of image n.
+// The taps of offset group `group` at one output pixel of image n: [eq:deform.1].
 template <typename T, typename A>
 struct DeformConv2dRow {
     static constexpr bool NEIGHBOURS = false;  // from one tap to the next it is a whole plane

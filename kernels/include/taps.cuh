@@ -3,8 +3,16 @@
 
 #include "channels.cuh"
 
-// Taps worked out together: on a CPU the loop becomes vector instructions.
-constexpr int TOGETHER = 9;
+// Taps worked out together: on a CPU the loop becomes vector instructions. A GPU takes them one by one: nine would need
+// so many registers that few threads are left to work while others wait, and with double more than there are.
+#ifndef TAPS_TOGETHER
+#ifdef DCNLAB_CPU
+#define TAPS_TOGETHER 9
+#else
+#define TAPS_TOGETHER 1
+#endif
+#endif
+constexpr int TOGETHER = TAPS_TOGETHER;
 
 // Taps first .. first + count of a row (DCNv3Row or DeformConv2dRow): where their cells lie, and the weights of the
 // corners. Where position or modulation is not a number, modulation and weights are none either, and no corner exists.

@@ -1,8 +1,8 @@
 // Layer norm backward, rung 1: one thread, a few neighbouring rows.
 //
 // What it does    With x the standardised row, s = sqrt(variance + eps) and h = grad_output weight, the gradient of the
-//                 input is (h - mean(h) - x mean(h x)) / s: what is left of h after its mean and its part along x are taken
-//                 out, because moving a row along either of them changes no output.
+//                 input is (h - mean(h) - x mean(h x)) / s [eq:norm.2]: what is left of h after its mean and its part
+//                 along x are taken out, because moving a row along either of them changes no output.
 // What bounds it  Loads, from the first-level cache on a CPU. The gradients of weight and bias are sums over all rows: a
 //                 thread adds up its own rows in registers, and only their sums are scattered.
 // How to run it   grid = (ceil(rows / EACH) + 127) // 128, block = 128; grad_weight and grad_bias set to 0 before

@@ -1,6 +1,6 @@
 // Layer norm forward, rung 1: one thread, one row of channels.
 //
-// What it does    output = weight (x - mean) / sqrt(variance + eps) + bias for every row (arXiv 1607.06450).
+// What it does    output = weight (x - mean) / sqrt(variance + eps) + bias for every row: [eq:norm.1].
 // What bounds it  On a GPU the loads of neighbouring threads lie a row apart (a later rung gives a row a warp). On a CPU
 //                 a row stays in the first-level cache for its three passes, which are vector instructions.
 // How to run it   grid = (rows + 127) // 128, block = 128

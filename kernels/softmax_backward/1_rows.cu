@@ -1,7 +1,7 @@
 // Softmax backward, rung 1: one thread, a few neighbouring rows.
 //
-// What it does    grad_input_k = m_k (g_k - sum_j m_j g_j), m = softmax(input), g = grad_output. The exponentials are
-//                 computed again rather than kept from the forward pass.
+// What it does    grad_input_k = m_k (g_k - sum_j m_j g_j) [eq:softmax.2], m = softmax(input), g = grad_output. The
+//                 exponentials are computed again rather than kept from the forward pass.
 // What bounds it  As in the forward kernel.
 // How to run it   As 1_rows.cu of softmax_forward.
 #include "softmax.cuh"

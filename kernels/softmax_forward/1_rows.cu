@@ -1,6 +1,6 @@
 // Softmax forward, rung 1: one thread, a few neighbouring rows.
 //
-// What it does    output = exp(z - max z) / sum of exp(z - max z) in every row: how DCNv3 turns logits into modulation.
+// What it does    output = exp(z - max z) / sum of exp(z - max z) in every row [eq:softmax.1]: logits become modulation.
 // What bounds it  The rows are short, K = 9 for a 3x3 kernel. On a CPU a row is too short for vector instructions, so that
 //                 the exponentials of all rows of a thread are one loop. On a GPU a thread has one row, and the loads of
 //                 neighbouring threads lie a row apart: 36 bytes, and every byte that is read is used.

@@ -1,17 +1,13 @@
-"""The GPU target, as far as a machine without a GPU can tell: what CuPy is asked, and that NVRTC takes the kernels."""
+"""The GPU target, as far as a machine without a GPU can tell: what CuPy is asked."""
 
-import ctypes
-import importlib.util
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
-from dcnlab.compiled.rungs import DTYPES, RUNGS, width_for
 from dcnlab.errors import BackendUnavailable
 from dcnlab.launch import kernels_folder, module
 
@@ -152,46 +148,3 @@ def test_cupy_is_never_imported_uninvited():
         sys.exit('cupy' in sys.modules)
     """
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-# ---- NVRTC compiles for any GPU without one
-
-
-@pytest.fixture(scope="module")
-def nvrtc():
-    spec = importlib.util.find_spec("nvidia")
-    folders = [Path(folder) for folder in (spec.submodule_search_locations if spec else [])]
-    library = next((p for f in folders for p in f.rglob("libnvrtc.so.1*")), None)
-    headers = next((p.parent for f in folders for p in f.rglob("cuda_fp16.h")), None)
-    if library is None or headers is None:
-        pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc nvidia-cuda-runtime")
-    return ctypes.CDLL(str(library)), headers
-
-
-def compile_with(nvrtc, path, names, architecture):
-    library, headers = nvrtc
-    program = ctypes.c_void_p()
-    source = path.read_text().encode()
-    assert library.nvrtcCreateProgram(ctypes.byref(program), source, path.name.encode(), 0, None, None) == 0
-    for name in names:
-        assert library.nvrtcAddNameExpression(program, name.encode()) == 0
-    options = ["-std=c++17", f"-arch={architecture}", f"-I{headers}", f"-I{kernels_folder() / 'include'}"]
-    encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    failed = library.nvrtcCompileProgram(program, len(options), encoded)
-    size = ctypes.c_size_t()
-    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetProgramLog(program, log)
-    library.nvrtcDestroyProgram(ctypes.byref(program))
-    return failed, log.value.decode()
-
-
-ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("rung", RUNGS.values(), ids=lambda rung: rung.path)
-def test_nvrtc_compiles_every_kernel_as_a_gpu_would_run_it(nvrtc, rung, architecture):
-    names = [rung.instance(dtype, width_for(64, dtype, "cuda"), "cuda") for dtype in DTYPES]
-    failed, log = compile_with(nvrtc, kernels_folder() / rung.path, names, architecture)
-    assert not failed, log

@@ -35,6 +35,7 @@ struct Region {
     char* start;
     size_t bytes, item;
     int argument;
+    Traffic* traffic;  // arrays: the account of what is asked of them
     size_t granule;
     std::vector<Cell> cells;
 
@@ -50,9 +51,9 @@ struct Region {
     }
 };
 
-Region make_region(Memory memory, char* start, size_t bytes, size_t item, int argument) {
+Region make_region(Memory memory, char* start, size_t bytes, size_t item, int argument = -1, Traffic* traffic = nullptr) {
     const size_t granule = item == 1 || item == 2 || item == 4 ? item : item % 4 == 0 ? 4 : 1;
-    return {memory, start, bytes, item, argument, granule, std::vector<Cell>(bytes / granule + 1)};
+    return {memory, start, bytes, item, argument, traffic, granule, std::vector<Cell>(bytes / granule + 1)};
 }
 
 // Blocks that told others about their results: __threadfence(), then an atomic on a flag or counter. `clock` counts both.
@@ -189,6 +190,8 @@ void visit(void* where, size_t bytes, bool write, bool atomic, bool reads, void*
         give_up(new_report("misaligned access", "%s of %zu bytes at an address that is no multiple of %zu", verb, bytes,
                            alignment),
                 region, p, address);
+    if (region->traffic)
+        (atomic ? region->traffic->atomic : write ? region->traffic->written : region->traffic->read) += bytes;
     region->refine(offset, bytes);
     for (size_t cell = offset / region->granule; cell * region->granule < offset + bytes; ++cell)
         visit_cell(*region, cell, write, atomic, reads, address);
@@ -204,17 +207,19 @@ void check_begin_launch(const Launch& launch) {
     for (size_t p = 0; p < launch.kernel.parameters; ++p) {
         const Argument& argument = launch.request.arguments[p];
         if (!argument.data || !argument.bytes) continue;
-        regions.push_back(make_region(Memory::ARRAY, static_cast<char*>(argument.data), argument.bytes, argument.item, int(p)));
+        char* data = static_cast<char*>(argument.data);
+        regions.push_back(
+            make_region(Memory::ARRAY, data, argument.bytes, argument.item, int(p), launch.request.traffic + p));
     }
     char *low = block->shared_base, *high = low + block->shared_bytes, *dynamic = block->dynamic_base;
     if (dynamic) {
         const size_t bytes = launch.request.shared_bytes;
-        if (bytes) regions.push_back(make_region(Memory::DYNAMIC_SHARED, dynamic, bytes, 4, -1));
+        if (bytes) regions.push_back(make_region(Memory::DYNAMIC_SHARED, dynamic, bytes, 4));
         char* after = dynamic + launch.kernel.dynamic_limit;
-        if (after < high) regions.push_back(make_region(Memory::SHARED, after, size_t(high - after), 4, -1));
+        if (after < high) regions.push_back(make_region(Memory::SHARED, after, size_t(high - after), 4));
         high = dynamic;
     }
-    if (low < high) regions.push_back(make_region(Memory::SHARED, low, size_t(high - low), 4, -1));
+    if (low < high) regions.push_back(make_region(Memory::SHARED, low, size_t(high - low), 4));
 }
 
 void watch_atomic(const void* address, int bytes, bool reads, void* caller) {
