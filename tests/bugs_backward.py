@@ -25,7 +25,7 @@ BUGS = {
     ),
     "spare lanes do not come to the shuffle": (
         SHUFFLE, None,
-        [("    const unsigned pixel =", "    if (thread / LANES >= shape.rows()) return;\n    const unsigned pixel =")],
+        [("    const unsigned pixel =", "    if (!lane.has_channels) return;\n    const unsigned pixel =")],
         "bad shuffle mask", None, SHUFFLES,
     ),
     "lanes behind the last channel load": (
@@ -33,7 +33,7 @@ BUGS = {
         "out of bounds", ("grad_output", "input"), LOADS,
     ),
     "vectors begin between the channels": (
-        SHUFFLE, GROUP_LANES, [("int(thread % LANES) * WIDTH;", "int(thread % LANES) * WIDTH + 1;")],
+        SHUFFLE, GROUP_LANES, [("int(thread % lanes) * WIDTH;", "int(thread % lanes) * WIDTH + 1;")],
         "misaligned access", None, LOADS,
     ),
     "a plain add of a lane's share": (

@@ -70,6 +70,9 @@ class Launch(NamedTuple):
     shared_bytes: int = 0
 
 
+Choices = tuple[tuple[Any, ...], ...]
+
+
 def _anything(problem: Problem) -> bool:
     return True
 
@@ -93,7 +96,7 @@ class Rung:
         Of the arrays it takes.
     fits : callable
         ``fits(problem)``: whether it takes a problem of these types. General rungs take all.
-    choices : tuple of tuple, optional
+    choices : tuple of tuple, or dict of them by dtype, optional
         All template arguments after ``<T, A>`` that it is compiled with, in place of WIDTH and EACH.
     choose : callable, optional
         ``choose(problem)`` returns one of `choices`.
@@ -108,7 +111,7 @@ class Rung:
     each: Mapping[str, int] | None = None
     dtypes: tuple[str, ...] = DTYPES
     fits: Callable[[Problem], bool] = _anything
-    choices: tuple[tuple[Any, ...], ...] | None = None
+    choices: Choices | Mapping[str, Choices] | None = None
     choose: Callable[[Problem], tuple[Any, ...]] | None = None
     plan: Callable[[Problem], Launch] | None = None
 
@@ -128,7 +131,7 @@ class Rung:
         'dcnv3_backward_point<__half, float, 8>'
         """
         if self.choices is not None:
-            return self._named(dtype, self.choices[0])
+            return self._named(dtype, self._choices(dtype)[0])
         return self._named(dtype, [width] * self.has_width + ([self.each[target]] if self.each else []))
 
     def instance_for(self, problem: Problem) -> str:
@@ -141,7 +144,7 @@ class Rung:
     def instances(self, target: str = "cpu") -> list[str]:
         """Return the name expressions of all dtypes and widths, or `choices`."""
         if self.choices is not None:
-            return [self._named(dtype, choice) for dtype in self.dtypes for choice in self.choices]
+            return [self._named(dtype, choice) for dtype in self.dtypes for choice in self._choices(dtype)]
         widths = WIDTHS if self.has_width else (None,)
         return [self.instance(dtype, width, target) for dtype in self.dtypes for width in widths]
 
@@ -153,6 +156,10 @@ class Rung:
         threads = problem.rows * -(-problem.count // each)
         return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
 
+    def _choices(self, dtype: Any) -> Choices:
+        assert self.choices is not None
+        return self.choices[np.dtype(dtype).name] if isinstance(self.choices, Mapping) else self.choices
+
     def _named(self, dtype: Any, numbers: Sequence[Any]) -> str:
         types = [_C_TYPES[np.dtype(dtype).name], _C_TYPES[arithmetic(dtype).name]]
         return f"{self.kernel}<{', '.join(types + [str(n) for n in numbers])}>"
@@ -163,23 +170,30 @@ def _thread_a_channel(problem: Problem) -> Launch:
     return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
 
 
-def lanes_of(problem: Problem) -> tuple[int, int]:
-    """Return WIDTH and LANES of kernels that spread a group over lanes of a warp (kernels/include/group_lanes.cuh).
+# Channels of one load of up to 16 bytes, the most first.
+VECTORS = {"float32": (4, 2, 1), "float64": (2, 1), "float16": (8, 4, 2, 1)}
 
-    WIDTH divides the group's width and fills up to one load of 16 bytes; LANES of them hold the group, a power of two.
 
-    >>> lanes_of(Problem("cuda", "float32", 16, 1)), lanes_of(Problem("cuda", "float16", 14, 1))
-    ((4, 4), (2, 8))
+def vector_for(problem: Problem) -> int:
+    """Return the WIDTH of kernels/include/group_lanes.cuh: it divides the group's width and fills up to 16 bytes.
+
+    >>> vector_for(Problem("cuda", "float32", 16, 1)), vector_for(Problem("cuda", "float16", 14, 1))
+    (4, 2)
     """
-    width = math.gcd(problem.channels, WIDTH_BYTES["cuda"] // np.dtype(problem.dtype).itemsize)
-    return width, 1 << (problem.channels // width - 1).bit_length()
+    return next(width for width in VECTORS[problem.dtype] if problem.channels % width == 0)
 
 
-LANES = [(width, lanes) for width in (4, 2, 1, 8) for lanes in (4, 8, 2, 1, 16, 32)]
+def lanes_for(problem: Problem) -> int:
+    """Return how many lanes of a warp such vectors of a group take: a power of two.
+
+    >>> lanes_for(Problem("cuda", "float32", 16, 1)), lanes_for(Problem("cuda", "float16", 14, 1))
+    (4, 8)
+    """
+    return 1 << (problem.channels // vector_for(problem) - 1).bit_length()
 
 
 def _fits_a_warp(problem: Problem) -> bool:
-    return lanes_of(problem) in LANES
+    return lanes_for(problem) <= 32
 
 
 def _fits_a_warp_in_fours(problem: Problem) -> bool:
@@ -187,7 +201,7 @@ def _fits_a_warp_in_fours(problem: Problem) -> bool:
 
 
 def _lanes_a_row(problem: Problem) -> Launch:
-    threads = problem.count * lanes_of(problem)[1]
+    threads = problem.count * lanes_for(problem)
     return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
 
 
@@ -207,10 +221,21 @@ def _tile_plan(problem: Problem) -> Launch:
     return Launch(grid, TILE_THREADS, _tile_bytes(problem))
 
 
-def _backward(idea: str, plan: Callable[[Problem], Launch] = _lanes_a_row, **rest: Any) -> Rung:
-    """Return a rung of DCNv3 backward that spreads a group over lanes."""
-    rest = {"fits": _fits_a_warp, "choices": tuple(LANES), "choose": lanes_of, "plan": plan, **rest}
-    return Rung("dcnv3_backward", idea, f"dcnv3_backward_{idea.partition('_')[2]}", **rest)
+def _backward(idea: str, numbers: tuple[int, ...] = (), least: int = 1, **rest: Any) -> Rung:
+    """Return a rung of DCNv3 backward with several lanes a group.
+
+    `numbers` are its template arguments after WIDTH, `least` is its smallest WIDTH.
+    """
+    return Rung(
+        "dcnv3_backward",
+        idea,
+        f"dcnv3_backward_{idea.partition('_')[2]}",
+        choices={
+            dtype: tuple((width, *numbers) for width in widths if width >= least) for dtype, widths in VECTORS.items()
+        },
+        choose=lambda problem: (vector_for(problem), *numbers),
+        **{"fits": _fits_a_warp, "plan": _lanes_a_row, **rest},
+    )
 
 
 RUNGS = {
@@ -222,12 +247,11 @@ RUNGS = {
         Rung("dcnv3_backward", "1_atomic", "dcnv3_backward_atomic", plan=_thread_a_channel),
         Rung("dcnv3_backward", "2_point", "dcnv3_backward_point", has_width=True),
         _backward("3_shuffle"),
-        _backward("4_vector_atomic", dtypes=("float32", "float16"), fits=_fits_a_warp_in_fours),
+        _backward("4_vector_atomic", dtypes=("float32", "float16"), fits=_fits_a_warp_in_fours, least=4),
         _backward(
             "5_tile",
+            (TILE, AREA),
             fits=lambda problem: _fits_a_warp(problem) and _tile_bytes(problem) <= MOST_SHARED_BYTES,
-            choices=tuple((*pair, TILE, AREA) for pair in LANES),
-            choose=lambda problem: (*lanes_of(problem), TILE, AREA),
             plan=_tile_plan,
         ),
         Rung("deform_conv2d_forward", "1_naive", "deform_conv2d_forward_naive"),

@@ -10,14 +10,14 @@
 #include "group_lanes.cuh"
 #include "scattered.cuh"
 
-template <typename T, typename A, int WIDTH, int LANES>
+template <typename T, typename A, int WIDTH>
 __global__ void __launch_bounds__(128)
 dcnv3_backward_vector_atomic(const T* __restrict__ grad_output, const T* __restrict__ input, const T* __restrict__ offset,
                              const T* __restrict__ mask, const int* __restrict__ taps, const A* __restrict__ residual,
                              Scattered<A> grad_input, T* __restrict__ grad_offset, T* __restrict__ grad_mask,
                              DCNv3Shape shape) {
     const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
-    const RowLane<WIDTH, LANES> lane(thread, shape.rows(), shape.group_width);
+    const RowLane<WIDTH> lane(thread, shape.rows(), shape.group_width);
     const unsigned pixel = lane.row / unsigned(shape.groups), group = lane.row % unsigned(shape.groups);
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {

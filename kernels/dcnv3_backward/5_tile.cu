@@ -8,7 +8,7 @@
 // How to run it   grid = (ceil(out_height / TILE) * ceil(out_width / TILE) * groups, min(batch, 65535)), block = 256,
 //                 shared memory = AREA * AREA * group_width * sizeof(A), with grad_input (of type A) set to 0 before
 //
-// WIDTH and LANES are those of 3_shuffle.cu. Shapes: dcnv3.cuh.
+// WIDTH is that of 3_shuffle.cu. Shapes: dcnv3.cuh.
 #include "group_lanes.cuh"
 #include "scattered.cuh"
 
@@ -20,7 +20,7 @@ __device__ __forceinline__ int area_start(int base, int stride, int first, int l
     return base + (first + behind - (AREA - 1)) / 2;
 }
 
-template <typename T, typename A, int WIDTH, int LANES, int TILE, int AREA>
+template <typename T, typename A, int WIDTH, int TILE, int AREA>
 __global__ void __launch_bounds__(256, 3)
 dcnv3_backward_tile(const T* __restrict__ grad_output, const T* __restrict__ input, const T* __restrict__ offset,
                     const T* __restrict__ mask, const int* __restrict__ taps, const A* __restrict__ residual,
@@ -41,8 +41,8 @@ dcnv3_backward_tile(const T* __restrict__ grad_output, const T* __restrict__ inp
         const long long image = (long long)n * shape.height * shape.width * step + group_start;
         for (int i = threadIdx.x; i < size; i += blockDim.x) sums[i] = A(0);
         __syncthreads();
-        for (unsigned start = 0; start < TILE * TILE * LANES; start += blockDim.x) {
-            RowLane<WIDTH, LANES> lane(start + threadIdx.x, TILE * TILE, width);
+        for (unsigned start = 0; start < TILE * TILE * lanes_of<WIDTH>(width); start += blockDim.x) {
+            RowLane<WIDTH> lane(start + threadIdx.x, TILE * TILE, width);
             int y = out_y + int(lane.row) / TILE, x = out_x + int(lane.row) % TILE;
             if (y >= shape.out_height || x >= shape.out_width) {  // the last tiles stand out: along to the shuffles, idle
                 lane.has_channels = lane.is_first = false;
