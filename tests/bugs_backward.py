@@ -3,6 +3,7 @@
 SHUFFLE = ("dcnv3_backward", "3_shuffle")
 VECTOR_ATOMIC = ("dcnv3_backward", "4_vector_atomic")
 TILE = ("dcnv3_backward", "5_tile")
+DETERMINISTIC = ("dcnv3_backward", "6_deterministic")
 GROUP_LANES, SCATTERED = "include/group_lanes.cuh", "include/scattered.cuh"
 
 # Twelve channels a group: three lanes have four each, the fourth none; the rows end within a warp.
@@ -12,6 +13,7 @@ SHAPES = {
     SHUFFLE: LANES,
     VECTOR_ATOMIC: LANES,
     TILE: {**LANES, "size": (20, 3)},  # higher than the area of a tile
+    DETERMINISTIC: {**LANES, "size": (15, 17)},  # more cells than a block scans at a time
 }
 
 SHUFFLES = "__shfl_xor_sync(WHOLE_WARP"
@@ -72,5 +74,27 @@ BUGS = {
     "outputs outside the image leave the block": (
         TILE, None, [("lane.has_channels = lane.is_first = false;", "return;")],
         "bad shuffle mask", None, SHUFFLES,
+    ),
+    "the scan is inclusive": (
+        DETERMINISTIC, None, [("before + sum - count;", "before + sum;")],
+        ("data race", "out of bounds"), "lists", "lists[segment * list_length(shape) + place]",
+    ),
+    "the scan's warps do not wait for each other": (
+        DETERMINISTIC, None,
+        [("            __syncthreads();\n            int start", "            int start")],
+        ("data race", "uninitialised shared memory"), None, ("sums[warp] = sum;", "sums[w]"),
+    ),
+    "the scan's next round does not wait": (
+        DETERMINISTIC, None,
+        [("here[i] = start;\n            __syncthreads();", "here[i] = start;")],
+        "data race", None, ("sums[warp] = sum;", "sums[w]"),
+    ),
+    "a plain count": (
+        DETERMINISTIC, None, [("const int place = atomicAdd(next, 1);", "const int place = (*next)++;")],
+        "data race", "starts", "(*next)++",
+    ),
+    "cells do not begin above the image": (
+        DETERMINISTIC, None, [("return (row + 1) * (shape.width + 1)", "return row * (shape.width + 1)")],
+        "out of bounds", "starts", ("atomicAdd(next, 1)", "end[-1]"),
     ),
 }  # fmt: skip

@@ -62,9 +62,10 @@ class Call:
         """Return the rung that solves a problem."""
         return pick(operator, problem, self.rungs.get(operator))
 
-    def launch(self, operator: str, problem: Problem, *arguments: Any) -> None:
-        """Launch the kernel of the rung that solves a problem."""
+    def launch(self, operator: str, problem: Problem, *arguments: Any, part: str | None = None) -> None:
+        """Launch the kernel of the rung that solves a problem, or a part of that rung."""
         rung = self.rung(operator, problem)
+        rung = rung.parts[part] if part else rung
         name, launch = _planned(rung, problem)
         _launcher(kernel(rung, name, self.target, self.mode, self.thread_order), launch)(*arguments)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -102,6 +102,10 @@ class Rung:
         ``choose(problem)`` returns one of `choices`.
     plan : callable, optional
         ``plan(problem)`` returns the `Launch`; by default a thread for every EACH of the problem's count.
+    parts : dict of Rung
+        Further kernels of the same file, which the caller launches before this one.
+    typed : bool
+        Whether it is a template; a part may do without.
     """
 
     operator: str
@@ -114,6 +118,8 @@ class Rung:
     choices: Choices | Mapping[str, Choices] | None = None
     choose: Callable[[Problem], tuple[Any, ...]] | None = None
     plan: Callable[[Problem], Launch] | None = None
+    parts: Mapping[str, Rung] = field(default_factory=dict)
+    typed: bool = True
 
     @property
     def path(self) -> str:
@@ -142,9 +148,13 @@ class Rung:
         return self.instance(problem.dtype, width_for(problem.channels, problem.dtype, problem.target), problem.target)
 
     def instances(self, target: str = "cpu") -> list[str]:
-        """Return the name expressions of all dtypes and widths, or `choices`."""
+        """Return the name expressions of all dtypes and widths, or `choices`, and those of its parts."""
         if self.choices is not None:
-            return [self._named(dtype, choice) for dtype in self.dtypes for choice in self._choices(dtype)]
+            found = [self._named(dtype, choice) for dtype in self.dtypes for choice in self._choices(dtype)]
+            parts = (
+                name for part in self.parts.values() for name in replace(part, dtypes=self.dtypes).instances(target)
+            )
+            return list(dict.fromkeys([*found, *parts]))
         widths = WIDTHS if self.has_width else (None,)
         return [self.instance(dtype, width, target) for dtype in self.dtypes for width in widths]
 
@@ -161,6 +171,8 @@ class Rung:
         return self.choices[np.dtype(dtype).name] if isinstance(self.choices, Mapping) else self.choices
 
     def _named(self, dtype: Any, numbers: Sequence[Any]) -> str:
+        if not self.typed:
+            return self.kernel
         types = [_C_TYPES[np.dtype(dtype).name], _C_TYPES[arithmetic(dtype).name]]
         return f"{self.kernel}<{', '.join(types + [str(n) for n in numbers])}>"
 
@@ -238,6 +250,41 @@ def _backward(idea: str, numbers: tuple[int, ...] = (), least: int = 1, **rest: 
     )
 
 
+# 6_deterministic: cells begin from row and column -1 on.
+def _cells(problem: Problem) -> int:
+    return (problem["height"] + 1) * (problem["width"] + 1)
+
+
+def _countable(problem: Problem) -> bool:
+    taps = problem["out_height"] * problem["out_width"] * problem["taps"]
+    return _fits_a_warp(problem) and max(_cells(problem) * problem["groups"], taps) < 2**31
+
+
+def _block_a_group(problem: Problem) -> Launch:
+    return Launch((problem["groups"], min(problem.images, MOST_IMAGES)), 256)
+
+
+def _thread_a_cell(problem: Problem) -> Launch:
+    cells = _cells(problem) * problem["groups"]
+    return Launch((-(-cells // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
+
+
+def _lanes_an_input_row(problem: Problem) -> Launch:
+    return _lanes_a_row(replace(problem, count=problem["height"] * problem["width"] * problem["groups"]))
+
+
+def _part(name: str, **rest: Any) -> Rung:
+    return Rung("dcnv3_backward", "6_deterministic", f"dcnv3_backward_{name}", **rest)
+
+
+_PARTS = {
+    "taps": replace(_backward("6_deterministic"), kernel="dcnv3_backward_taps"),
+    "fill": _part("fill", choices=((),), choose=lambda problem: ()),
+    "scan": _part("scan", choices=((),), choose=lambda problem: (), plan=_block_a_group, typed=False),
+    "sort": _part("sort", choices=((),), choose=lambda problem: (), plan=_thread_a_cell, typed=False),
+}
+
+
 RUNGS = {
     (rung.operator, rung.idea): rung
     for rung in (
@@ -254,6 +301,7 @@ RUNGS = {
             fits=lambda problem: _fits_a_warp(problem) and _tile_bytes(problem) <= MOST_SHARED_BYTES,
             plan=_tile_plan,
         ),
+        _backward("6_deterministic", fits=_countable, plan=_lanes_an_input_row, parts=_PARTS),
         Rung("deform_conv2d_forward", "1_naive", "deform_conv2d_forward_naive"),
         Rung("deform_conv2d_forward", "2_columns", "deform_conv2d_columns", has_width=True),
         Rung("deform_conv2d_backward", "1_naive", "deform_conv2d_backward_naive"),

@@ -21,7 +21,7 @@ LADDERS = {
     "dcnv3": [
         ("1_naive", "1_atomic"),
         ("2_point", "2_point"),
-        *(("2_point", n) for n in ("3_shuffle", "4_vector_atomic", "5_tile")),
+        *(("2_point", n) for n in ("3_shuffle", "4_vector_atomic", "5_tile", "6_deterministic")),
     ],
     "deform_conv2d": [("1_naive", "1_naive"), ("2_columns", "2_columns")],
 }
@@ -29,6 +29,7 @@ LADDERS = {
 REFUSED = {
     "3_shuffle": ["wide group"],  # its vectors would have one channel each: more than a warp has lanes
     "5_tile": ["wide group"],
+    "6_deterministic": ["wide group"],
     "4_vector_atomic": ["wide group", "odd group width", "one channel a group"],
 }
 STEPS = [(name, *ideas) for name, ladder in LADDERS.items() for ideas in ladder]
