@@ -158,9 +158,10 @@ class Counted(OneRung):
         super().__init__(array, rung)
         self.target, self.traffic = "cuda", dict[str, Traffic]()
 
-    def launch(self, operator: str, problem: Problem, *arguments: Any) -> None:
+    def launch(self, operator: str, problem: Problem, *arguments: Any, part: str | None = None) -> None:
         """Launch the kernel and add up what it asks of memory."""
         rung = self.rung(operator, problem)
+        rung = rung.parts[part] if part else rung
         compiled = gpu_form(rung, rung.instance_for(problem))
         compiled[rung.launch(problem)](*arguments)
         assert compiled.last_traffic is not None

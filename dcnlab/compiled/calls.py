@@ -73,9 +73,10 @@ class Call:
         other.rungs = {**self.rungs, **rungs}
         return other
 
-    def launch(self, operator: str, problem: Problem, *arguments: Any) -> None:
-        """Launch the kernel of the rung that solves a problem."""
+    def launch(self, operator: str, problem: Problem, *arguments: Any, part: str | None = None) -> None:
+        """Launch the kernel of the rung that solves a problem, or a part of that rung."""
         rung = self.rung(operator, problem)
+        rung = rung.parts[part] if part else rung
         name, launch = _planned(rung, problem)
         _launcher(kernel(rung, name, self.target, self.mode, self.thread_order), launch)(*arguments)
 

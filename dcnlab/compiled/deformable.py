@@ -18,7 +18,7 @@ from dcnlab.compiled.calls import (
     deform_conv2d_shape,
 )
 from dcnlab.compiled.fused import backward_fused, forward_fused
-from dcnlab.compiled.rungs import arithmetic
+from dcnlab.compiled.rungs import Problem, arithmetic
 from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid
 from dcnlab.launch import limit_blas
 from dcnlab.reference.combine import (
@@ -107,14 +107,37 @@ def dcnv3_backward(
     """Return the gradients of sum(output * grad_output)."""
     xp, call = array_module(input), call or Call(input)
     a = DCNv3Arguments(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
-    sums = arithmetic(input.dtype)
     problem = a.problem(call)
-    naive = call.rung("dcnv3_backward", problem).idea == "1_atomic"  # it adds up all three gradients with atomics
-    own = sums if naive else input.dtype
-    grads = [xp.zeros(input.shape, sums), xp.zeros(offset.shape, own), xp.zeros(mask.shape, own)]
-    if grad_output.size:
+    idea = call.rung("dcnv3_backward", problem).idea
+    # What is added up by atomics must be exact enough: all three gradients, grad_input alone, or none.
+    by_atomics = {"1_atomic": 3, "6_deterministic": 0}.get(idea, 1)
+    dtypes = [arithmetic(input.dtype)] * by_atomics + [input.dtype] * (3 - by_atomics)
+    grads = [xp.zeros(array.shape, dtype) for array, dtype in zip((input, offset, mask), dtypes, strict=True)]
+    if grad_output.size and idea == "6_deterministic":
+        _gather(call, problem, a, aligned(grad_output), grads)
+    elif grad_output.size:
         call.launch("dcnv3_backward", problem, aligned(grad_output), *a.arrays, *grads, a.shape)
     return DCNv3Grads(*(grad.astype(input.dtype, copy=False) for grad in grads))
+
+
+def _gather(call: Call, problem: Problem, a: DCNv3Arguments, arriving: Array, grads: list[Array]) -> None:
+    """Fill the gradients by rung 6: taps listed by cell, and the lists gathered. Workspace: an int a tap and cell."""
+    xp = array_module(arriving)
+    segments = problem.images * problem["groups"]
+    starts = xp.zeros((segments, (problem["height"] + 1) * (problem["width"] + 1)), np.int32)
+    lists = xp.empty((segments, problem["out_height"] * problem["out_width"] * problem["taps"]), np.int32)
+    grad_input, grad_offset, grad_mask = grads
+    taps = a.arrays[1:]
+
+    def launch(part: str | None, *arguments: Any) -> None:
+        call.launch("dcnv3_backward", problem, *arguments, a.shape, part=part)
+
+    launch("taps", arriving, *a.arrays, grad_offset, grad_mask)
+    launch("fill", *taps, starts, None)
+    launch("scan", starts)
+    launch("fill", *taps, starts, lists)
+    launch("sort", starts, lists)
+    launch(None, arriving, *taps, starts, lists, grad_input)
 
 
 def deform_conv2d(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -73,6 +73,9 @@ class Launch(NamedTuple):
     shared_bytes: int = 0
 
 
+Choices = tuple[tuple[Any, ...], ...]
+
+
 def _anything(problem: Problem) -> bool:
     return True
 
@@ -98,12 +101,16 @@ class Rung:
         ``fits(problem)``: whether it takes a problem of these types. General rungs take all.
     takes_logits : bool
         Whether it can take the softmax itself, where the problem asks for it.
-    choices : tuple of tuple, optional
+    choices : tuple of tuple, or dict of them by dtype, optional
         All template arguments after ``<T, A>`` that it is compiled with, in place of WIDTH and EACH.
     choose : callable, optional
         ``choose(problem)`` returns one of `choices`.
     plan : callable, optional
         ``plan(problem)`` returns the `Launch`; by default a thread for every EACH of the problem's count.
+    parts : dict of Rung
+        Further kernels of the same file, which the caller launches before this one.
+    typed : bool
+        Whether it is a template; a part may do without.
     """
 
     operator: str
@@ -114,9 +121,11 @@ class Rung:
     dtypes: tuple[str, ...] = DTYPES
     fits: Callable[[Problem], bool] = _anything
     takes_logits: bool = False
-    choices: tuple[tuple[Any, ...], ...] | None = None
+    choices: Choices | Mapping[str, Choices] | None = None
     choose: Callable[[Problem], tuple[Any, ...]] | None = None
     plan: Callable[[Problem], Launch] | None = None
+    parts: Mapping[str, Rung] = field(default_factory=dict)
+    typed: bool = True
 
     @property
     def path(self) -> str:
@@ -136,7 +145,7 @@ class Rung:
         'dcnv3_backward_point<__half, float, 8>'
         """
         if self.choices is not None:
-            return self._named(dtype, self.choices[0])
+            return self._named(dtype, self._choices(dtype)[0])
         return self._named(dtype, [width] * self.has_width + ([self.each[target]] if self.each else []))
 
     def instance_for(self, problem: Problem) -> str:
@@ -147,9 +156,13 @@ class Rung:
         return self.instance(problem.dtype, width_for(problem.channels, problem.dtype, problem.target), problem.target)
 
     def instances(self, target: str = "cpu") -> list[str]:
-        """Return the name expressions of all dtypes and widths, or `choices`."""
+        """Return the name expressions of all dtypes and widths, or `choices`, and those of its parts."""
         if self.choices is not None:
-            return [self._named(dtype, choice) for dtype in self.dtypes for choice in self.choices]
+            found = [self._named(dtype, choice) for dtype in self.dtypes for choice in self._choices(dtype)]
+            parts = (
+                name for part in self.parts.values() for name in replace(part, dtypes=self.dtypes).instances(target)
+            )
+            return list(dict.fromkeys([*found, *parts]))
         widths = WIDTHS if self.has_width else (None,)
         return [self.instance(dtype, width, target) for dtype in self.dtypes for width in widths]
 
@@ -161,7 +174,13 @@ class Rung:
         threads = problem.rows * -(-problem.count // each)
         return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
 
+    def _choices(self, dtype: Any) -> Choices:
+        assert self.choices is not None
+        return self.choices[np.dtype(dtype).name] if isinstance(self.choices, Mapping) else self.choices
+
     def _named(self, dtype: Any, numbers: Sequence[Any]) -> str:
+        if not self.typed:
+            return self.kernel
         types = [_C_TYPES[np.dtype(dtype).name], _C_TYPES[arithmetic(dtype).name]]
         return f"{self.kernel}<{', '.join(types + [str(n) for n in numbers])}>"
 
@@ -171,33 +190,44 @@ def _thread_a_channel(problem: Problem) -> Launch:
     return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
 
 
-def lanes_of(problem: Problem) -> tuple[int, int]:
-    """Return WIDTH and LANES of kernels that spread a group over lanes of a warp (kernels/include/group_lanes.cuh).
+# Channels of one load of up to 16 bytes, the most first.
+VECTORS = {"float32": (4, 2, 1), "float64": (2, 1), "float16": (8, 4, 2, 1)}
 
-    WIDTH divides the group's width and fills up to one load of 16 bytes; LANES of them hold the group, a power of two.
 
-    >>> lanes_of(Problem("cuda", "float32", 16, 1)), lanes_of(Problem("cuda", "float16", 14, 1))
-    ((4, 4), (2, 8))
+def vector_for(problem: Problem) -> int:
+    """Return the WIDTH of kernels/include/group_lanes.cuh: it divides the group's width and fills up to 16 bytes.
+
+    >>> vector_for(Problem("cuda", "float32", 16, 1)), vector_for(Problem("cuda", "float16", 14, 1))
+    (4, 2)
     """
-    width = math.gcd(problem.channels, vector_width(problem.dtype))
-    return width, 1 << (problem.channels // width - 1).bit_length()
+    return next(width for width in VECTORS[problem.dtype] if problem.channels % width == 0)
 
 
-LANES = [(width, lanes) for width in (4, 2, 1, 8) for lanes in (4, 8, 2, 1, 16, 32)]
+def lanes_for(problem: Problem) -> int:
+    """Return how many lanes of a warp such vectors of a group take: a power of two.
+
+    >>> lanes_for(Problem("cuda", "float32", 16, 1)), lanes_for(Problem("cuda", "float16", 14, 1))
+    (4, 8)
+    """
+    return 1 << (problem.channels // vector_for(problem) - 1).bit_length()
 
 
 def _fits_a_warp(problem: Problem) -> bool:
-    return lanes_of(problem) in LANES
+    return lanes_for(problem) <= 32
+
+
+def _fits_a_warp_in_fours(problem: Problem) -> bool:
+    return _fits_a_warp(problem) and problem.channels % 4 == 0
 
 
 def _lanes_a_row(problem: Problem) -> Launch:
-    threads = problem.count * lanes_of(problem)[1]
+    threads = problem.count * lanes_for(problem)
     return Launch((-(-threads // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
 
 
 def vector_width(dtype: str) -> int:
     """Return how many channels a load of 16 bytes has on a GPU (kernels/include/vectors.cuh)."""
-    return WIDTH_BYTES["cuda"] // np.dtype(dtype).itemsize
+    return VECTORS[dtype][0]
 
 
 def _packs_fit(problem: Problem, most: int = 2**29) -> bool:
@@ -240,10 +270,72 @@ def _records_a_block(problem: Problem) -> Launch:
 _RECORDS: dict[str, Any] = {"choices": RECORD_CHOICES, "choose": _records_for, "plan": _records_a_block}
 
 
-def _backward(idea: str, plan: Callable[[Problem], Launch] = _lanes_a_row, **rest: Any) -> Rung:
-    """Return a rung of DCNv3 backward that spreads a group over lanes."""
-    rest = {"fits": _fits_a_warp, "choices": tuple(LANES), "choose": lanes_of, "plan": plan, **rest}
-    return Rung("dcnv3_backward", idea, f"dcnv3_backward_{idea.partition('_')[2]}", **rest)
+# 5_tile: outputs along a side of a block's tile, and pixels along a side of the area it adds up in shared memory.
+TILE, AREA = 8, 16
+TILE_THREADS = 256
+MOST_SHARED_BYTES = 48 * 1024  # of a block, without asking for more
+
+
+def _tile_bytes(problem: Problem) -> int:
+    return AREA * AREA * problem.channels * arithmetic(problem.dtype).itemsize
+
+
+def _tile_plan(problem: Problem) -> Launch:
+    tiles = math.prod(-(-problem[name] // TILE) for name in ("out_height", "out_width"))
+    grid = (tiles * problem["groups"], min(problem.images, MOST_IMAGES))
+    return Launch(grid, TILE_THREADS, _tile_bytes(problem))
+
+
+def _backward(idea: str, numbers: tuple[int, ...] = (), least: int = 1, **rest: Any) -> Rung:
+    """Return a rung of DCNv3 backward with several lanes a group.
+
+    `numbers` are its template arguments after WIDTH, `least` is its smallest WIDTH.
+    """
+    return Rung(
+        "dcnv3_backward",
+        idea,
+        f"dcnv3_backward_{idea.partition('_')[2]}",
+        choices={
+            dtype: tuple((width, *numbers) for width in widths if width >= least) for dtype, widths in VECTORS.items()
+        },
+        choose=lambda problem: (vector_for(problem), *numbers),
+        **{"fits": _fits_a_warp, "plan": _lanes_a_row, **rest},
+    )
+
+
+# 6_deterministic: cells begin from row and column -1 on.
+def _cells(problem: Problem) -> int:
+    return (problem["height"] + 1) * (problem["width"] + 1)
+
+
+def _countable(problem: Problem) -> bool:
+    taps = problem["out_height"] * problem["out_width"] * problem["taps"]
+    return _fits_a_warp(problem) and max(_cells(problem) * problem["groups"], taps) < 2**31
+
+
+def _block_a_group(problem: Problem) -> Launch:
+    return Launch((problem["groups"], min(problem.images, MOST_IMAGES)), 256)
+
+
+def _thread_a_cell(problem: Problem) -> Launch:
+    cells = _cells(problem) * problem["groups"]
+    return Launch((-(-cells // THREADS), min(problem.images, MOST_IMAGES)), THREADS)
+
+
+def _lanes_an_input_row(problem: Problem) -> Launch:
+    return _lanes_a_row(replace(problem, count=problem["height"] * problem["width"] * problem["groups"]))
+
+
+def _part(name: str, **rest: Any) -> Rung:
+    return Rung("dcnv3_backward", "6_deterministic", f"dcnv3_backward_{name}", **rest)
+
+
+_PARTS = {
+    "taps": replace(_backward("6_deterministic"), kernel="dcnv3_backward_taps"),
+    "fill": _part("fill", choices=((),), choose=lambda problem: ()),
+    "scan": _part("scan", choices=((),), choose=lambda problem: (), plan=_block_a_group, typed=False),
+    "sort": _part("sort", choices=((),), choose=lambda problem: (), plan=_thread_a_cell, typed=False),
+}
 
 
 # What a block of the fused rungs of deformable convolution has (kernels/include/tiles.cuh), and how the gradient of the
@@ -341,6 +433,14 @@ RUNGS = {
         Rung("dcnv3_backward", "1_atomic", "dcnv3_backward_atomic", plan=_thread_a_channel),
         Rung("dcnv3_backward", "2_point", "dcnv3_backward_point", has_width=True),
         _backward("3_shuffle"),
+        _backward("4_vector_atomic", dtypes=("float32", "float16"), fits=_fits_a_warp_in_fours, least=4),
+        _backward(
+            "5_tile",
+            (TILE, AREA),
+            fits=lambda problem: _fits_a_warp(problem) and _tile_bytes(problem) <= MOST_SHARED_BYTES,
+            plan=_tile_plan,
+        ),
+        _backward("6_deterministic", fits=_countable, plan=_lanes_an_input_row, parts=_PARTS),
         Rung("deform_conv2d_forward", "1_naive", "deform_conv2d_forward_naive"),
         Rung("deform_conv2d_forward", "2_columns", "deform_conv2d_columns", has_width=True),
         Rung("deform_conv2d_backward", "1_naive", "deform_conv2d_backward_naive"),
@@ -399,7 +499,7 @@ _GENERAL = {
 }
 _FASTER = {
     ("dcnv3_forward", "cuda"): ("5_half", "4_records", "3_vector"),
-    ("dcnv3_backward", "cuda"): ("3_shuffle",),
+    ("dcnv3_backward", "cuda"): ("4_vector_atomic", "3_shuffle"),
     ("deform_conv2d_forward", "cuda"): ("3_fused",),
     ("deform_conv2d_backward", "cuda"): ("3_fused",),
 }

@@ -285,12 +285,11 @@ def deformable_cases(operator, idea):
     if any(key == (operator, idea) for key, *_ in bugs_fused.BUGS.values()):
         yield bugs_fused.SHAPES, {}
         return
-    lanes = any(key == (operator, idea) for key, *_ in bugs_backward.BUGS.values())
     for kernel_size in (3, 1):
         shapes = {"channels": 10, "size": (3, 4), "kernel_size": kernel_size, "padding": kernel_size // 2}
         settings = {"padding": kernel_size // 2}
         if operator.startswith("dcnv3"):
-            shapes |= bugs_backward.SHAPES if lanes else {"groups": 2}
+            shapes |= bugs_backward.SHAPES.get((operator, idea), {"groups": 2})
             yield shapes, {**settings, "groups": 2, "kernel_size": kernel_size}
         else:
             yield {**shapes, "outputs": 2, "offset_groups": 2}, settings

@@ -137,6 +137,26 @@ def test_shared_memory_and_barriers(kernels):
     assert np.array_equal(y, x[::-1])
 
 
+@pytest.mark.parametrize("mode", ["fast", "check", "ubsan"])
+def test_dynamic_shared_memory_in_a_template(compiler, mode):
+    source = """
+    template <typename T, int N>
+    __global__ void reverse(const T* x, T* y) {
+        extern __shared__ double memory[];
+        T* const s = reinterpret_cast<T*>(memory);
+        s[threadIdx.x] = x[threadIdx.x];
+        __syncthreads();
+        y[threadIdx.x] = s[N - 1 - threadIdx.x];
+    }
+    """
+    names = ["reverse<float, 40>", "reverse<double, 40>"]
+    kernels = module(source, names, target="cpu", mode=mode)
+    for name, dtype in zip(names, (np.float32, np.float64), strict=True):
+        x, y = np.arange(40, dtype=dtype), np.zeros(40, dtype)
+        kernels[name][1, 40, x.nbytes](x, y)
+        assert np.array_equal(y, x[::-1])
+
+
 def test_the_most_dynamic_shared_memory(kernels):
     y = np.zeros(1024, np.uint8)
     kernels["bytes_dynamic"][1, 1024, 227 * 1024](y)
