@@ -19,10 +19,11 @@ from dcnlab import catalogue
 from dcnlab.arrays import Array, array_module
 from dcnlab.bench.ops import threads
 from dcnlab.bench.timing import interleaved, machine, milliseconds
-from dcnlab.compiled import activation, deformable, depthwise, normalisation
-from dcnlab.compiled.calls import Call
+from dcnlab.compiled import activation, deformable, depthwise, fused, normalisation
+from dcnlab.compiled.calls import Call, deform_conv2d_shape
 from dcnlab.compiled.ladder import gpu_form, rungs_of
 from dcnlab.compiled.rungs import RUNGS, Problem, Rung
+from dcnlab.geometry import sampling_grid
 from dcnlab.launch import Traffic, find_compiler
 from dcnlab.records import write_part
 from dcnlab.tables import format_table
@@ -93,13 +94,31 @@ def sample(call: Call, arrays: Mapping[str, Array]) -> Array:
     return output
 
 
+def _weight_arrays() -> Arrays:
+    arrays = _DEFORMABLE["deform_conv2d_backward"].arrays()
+    return {name: array for name, array in arrays.items() if name not in ("weight", "bias")}
+
+
+def _weight_gradient(call: Call, arrays: Arrays) -> Array:
+    grad_output, input, offset, mask = arrays.values()
+    weight = np.empty((grad_output.shape[1], input.shape[1], 3, 3), input.dtype)
+    grid = sampling_grid(offset, weight.shape[2:], padding=1, layout="deform_conv2d")
+    shape = deform_conv2d_shape(input, weight, grid, stride=1, padding=1)
+    image = fused.channels_last(input)
+    return fused.weight_gradient(call, grid, shape, grad_output, image, offset, mask, weight.shape)
+
+
 _DCNV3 = {"size": (28, 28), "channels": 128, "offsets": "small"}
 _DEFORM_CONV2D = {"size": (14, 14), "channels": 32, "outputs": 32, "offsets": "small"}
 _DEPTHWISE = {"batch": 1, "size": (28, 28), "channels": 128, "outputs": 128, "groups": 128}
+_DEFORMABLE = _both("deform_conv2d", deformable, "32 to 32 channels, 14x14, 3x3", _DEFORM_CONV2D, padding=1)
 EXAMPLES = {
     "sampling": Example("28x28x16, a position a pixel", _sampling_arrays, sample),
     **_both("dcnv3", deformable, "28x28x128, 8 groups, 3x3", _DCNV3, groups=8),
-    **_both("deform_conv2d", deformable, "32 to 32 channels, 14x14, 3x3", _DEFORM_CONV2D, padding=1),
+    **_DEFORMABLE,
+    "deform_conv2d_weight_backward": Example(
+        "as deform_conv2d, and its values are the weights' gradient", _weight_arrays, _weight_gradient
+    ),
     **_both("depthwise_conv2d", depthwise, "28x28x128, 3x3", _DEPTHWISE, padding=1),
     **_both("layer_norm", normalisation, "784 rows of 128 channels", {"shape": (784, 128)}),
     **_both("gelu", activation, "784x128", {"shape": (784, 128)}),
@@ -140,9 +159,10 @@ class Counted(OneRung):
         super().__init__(array, rung)
         self.target, self.traffic = "cuda", dict[str, Traffic]()
 
-    def launch(self, operator: str, problem: Problem, *arguments: Any) -> None:
+    def launch(self, operator: str, problem: Problem, *arguments: Any, part: str | None = None) -> None:
         """Launch the kernel and add up what it asks of memory."""
         rung = self.rung(operator, problem)
+        rung = rung.parts[part] if part else rung
         compiled = gpu_form(rung, rung.instance_for(problem))
         compiled[rung.launch(problem)](*arguments)
         assert compiled.last_traffic is not None

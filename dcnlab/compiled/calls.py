@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from dcnlab.arrays import Array, array_module, is_cupy, type_name
-from dcnlab.compiled.rungs import Launch, Problem, Rung, arithmetic, kernel, pick
+from dcnlab.compiled.rungs import Launch, Problem, Rung, arithmetic, candidates, kernel, pick
 from dcnlab.geometry import IntOrPair, SamplingGrid, pair, scaled_taps
 from dcnlab.launch import Kernel, Launcher
 from dcnlab.launch.arguments import address_of
 
 CACHE_LINE = 64  # bytes
+VECTOR = 16  # bytes of a kernel's widest load, whose address must be a multiple of that
 
 _INTS = np.int32
 DCNV3_SHAPE = np.dtype(
@@ -61,9 +63,20 @@ class Call:
         """Return the rung that solves a problem."""
         return pick(operator, problem, self.rungs.get(operator))
 
-    def launch(self, operator: str, problem: Problem, *arguments: Any) -> None:
-        """Launch the kernel of the rung that solves a problem."""
+    def takes(self, operator: str, problem: Problem) -> bool:
+        """Return whether there is a rung that solves a problem."""
+        return bool(candidates(operator, problem, self.rungs.get(operator)))
+
+    def with_rungs(self, **rungs: str) -> Call:
+        """Return the same call with other rungs of some operators."""
+        other = copy(self)
+        other.rungs = {**self.rungs, **rungs}
+        return other
+
+    def launch(self, operator: str, problem: Problem, *arguments: Any, part: str | None = None) -> None:
+        """Launch the kernel of the rung that solves a problem, or a part of that rung."""
         rung = self.rung(operator, problem)
+        rung = rung.parts[part] if part else rung
         name, launch = _planned(rung, problem)
         _launcher(kernel(rung, name, self.target, self.mode, self.thread_order), launch)(*arguments)
 
@@ -84,7 +97,7 @@ class DCNv3Arguments:
 
     Attributes
     ----------
-    arrays : [input, offset, mask, taps, residual], contiguous
+    arrays : [input, offset, mask, taps, residual], contiguous and aligned
     shape : record `DCNv3Shape` of kernels/include/dcnv3.cuh
     output_shape : (N, Ho, Wo, C)
     rows : int
@@ -115,7 +128,7 @@ class DCNv3Arguments:
         refuse_too_many(max(self.rows * self.group_width, height * width))
         sizes = (n, height, width, groups, self.group_width, *size, len(taps))
         self.shape = np.array((*sizes, *s, *p, offset_scale), DCNV3_SHAPE)
-        self.arrays = [xp.ascontiguousarray(array) for array in (input, offset, mask)]
+        self.arrays = [aligned(array) for array in (input, offset, mask)]
         self.arrays += [xp.asarray(taps), xp.asarray(residual, dtype=arithmetic(input.dtype))]
 
     def problem(self, call: Call) -> Problem:
@@ -135,6 +148,13 @@ def deform_conv2d_shape(
     return np.array((*sizes, *s, *p), DEFORM_CONV2D_SHAPE)
 
 
+def deform_conv2d_problem(call: Call, shape: np.ndarray, dtype: Any) -> Problem:
+    """Return what the rung of the whole operator is chosen for: offset groups and all pixels of the batch's images."""
+    sizes = dict(zip(shape.dtype.names or (), shape.item(), strict=True))
+    count = sizes["out_height"] * sizes["out_width"] * sizes["groups"]
+    return call.problem(dtype, sizes["channels"] // sizes["groups"], count, sizes["batch"], shape=shape)
+
+
 def aligned_empty(xp: Any, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     """Return a new array that starts on a cache line: loads of a whole register then touch one line, not two."""
     if xp is not np:
@@ -143,6 +163,13 @@ def aligned_empty(xp: Any, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     room = np.empty(size + CACHE_LINE, np.uint8)
     start = -address_of(room) % CACHE_LINE
     return room[start : start + size].view(dtype).reshape(shape)
+
+
+def aligned(array: Array) -> Array:
+    """Return the array, contiguous and where vectors can be loaded: a copy, where it is not."""
+    array = array_module(array).ascontiguousarray(array)
+    address = array.data.ptr if is_cupy(array) else address_of(array)
+    return array if address % VECTOR == 0 else array.copy()
 
 
 def refuse_too_many(values: int) -> None:

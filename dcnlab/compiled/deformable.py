@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from dcnlab.arrays import Array, array_module, blocks
-from dcnlab.compiled.calls import Call, DCNv3Arguments, aligned_empty, deform_conv2d_shape
+from dcnlab.compiled.activation import softmax
+from dcnlab.compiled.calls import (
+    Call,
+    DCNv3Arguments,
+    aligned,
+    aligned_empty,
+    deform_conv2d_problem,
+    deform_conv2d_shape,
+)
+from dcnlab.compiled.fused import backward_fused, forward_fused
 from dcnlab.compiled.rungs import Problem, arithmetic
 from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid
 from dcnlab.launch import limit_blas
@@ -48,6 +58,38 @@ def dcnv3(
     return output
 
 
+def dcnv3_of_logits(
+    input: Array,
+    offset: Array,
+    logits: Array,
+    kernel_size: IntOrPair = 3,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 1,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    offset_scale: float = 1.0,
+    remove_center: bool = False,
+    call: Call | None = None,
+) -> Array:
+    """Return DCNv3 with the softmax of `logits` over the taps as its modulation.
+
+    One kernel does both where a preferred rung can, and the modulation never exists in memory; elsewhere softmax goes
+    first.
+    """
+    xp, call = array_module(input), call or Call(input)
+    geometry = (kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
+    a = DCNv3Arguments(input, offset, logits, *geometry)
+    problem = replace(a.problem(call), of_logits=True)
+    if not call.takes("dcnv3_forward", problem):
+        taps = logits.shape[-1] // groups
+        mask = softmax(logits.reshape(*logits.shape[:-1], groups, taps), call=call).reshape(logits.shape)
+        return dcnv3(input, offset, mask, *geometry, call=call)
+    output = xp.empty(a.output_shape, input.dtype)
+    if output.size:
+        call.launch("dcnv3_forward", problem, *a.arrays, output, a.shape)
+    return output
+
+
 def dcnv3_backward(
     grad_output: Array,
     input: Array,
@@ -65,15 +107,37 @@ def dcnv3_backward(
     """Return the gradients of sum(output * grad_output)."""
     xp, call = array_module(input), call or Call(input)
     a = DCNv3Arguments(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
-    sums = arithmetic(input.dtype)
     problem = a.problem(call)
-    naive = call.rung("dcnv3_backward", problem).idea == "1_atomic"  # it adds up all three gradients with atomics
-    own = sums if naive else input.dtype
-    grads = [xp.zeros(input.shape, sums), xp.zeros(offset.shape, own), xp.zeros(mask.shape, own)]
-    if grad_output.size:
-        arriving = xp.ascontiguousarray(grad_output)
-        call.launch("dcnv3_backward", problem, arriving, *a.arrays, *grads, a.shape)
+    idea = call.rung("dcnv3_backward", problem).idea
+    # What is added up by atomics must be exact enough: all three gradients, grad_input alone, or none.
+    by_atomics = {"1_atomic": 3, "6_deterministic": 0}.get(idea, 1)
+    dtypes = [arithmetic(input.dtype)] * by_atomics + [input.dtype] * (3 - by_atomics)
+    grads = [xp.zeros(array.shape, dtype) for array, dtype in zip((input, offset, mask), dtypes, strict=True)]
+    if grad_output.size and idea == "6_deterministic":
+        _gather(call, problem, a, aligned(grad_output), grads)
+    elif grad_output.size:
+        call.launch("dcnv3_backward", problem, aligned(grad_output), *a.arrays, *grads, a.shape)
     return DCNv3Grads(*(grad.astype(input.dtype, copy=False) for grad in grads))
+
+
+def _gather(call: Call, problem: Problem, a: DCNv3Arguments, arriving: Array, grads: list[Array]) -> None:
+    """Fill the gradients by rung 6: taps listed by cell, and the lists gathered. Workspace: an int a tap and cell."""
+    xp = array_module(arriving)
+    segments = problem.images * problem["groups"]
+    starts = xp.zeros((segments, (problem["height"] + 1) * (problem["width"] + 1)), np.int32)
+    lists = xp.empty((segments, problem["out_height"] * problem["out_width"] * problem["taps"]), np.int32)
+    grad_input, grad_offset, grad_mask = grads
+    taps = a.arrays[1:]
+
+    def launch(part: str | None, *arguments: Any) -> None:
+        call.launch("dcnv3_backward", problem, *arguments, a.shape, part=part)
+
+    launch("taps", arriving, *a.arrays, grad_offset, grad_mask)
+    launch("fill", *taps, starts, None)
+    launch("scan", starts)
+    launch("fill", *taps, starts, lists)
+    launch("sort", starts, lists)
+    launch(None, arriving, *taps, starts, lists, grad_input)
 
 
 def deform_conv2d(
@@ -91,8 +155,8 @@ def deform_conv2d(
     call = call or Call(input)
     grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
     shape = deform_conv2d_shape(input, weight, grid, stride, padding)
-    rung = call.rung("deform_conv2d_forward", _problem(call, grid, shape, input.dtype))
-    forward = {"1_naive": _forward_naive, "2_columns": _forward_columns}[rung.idea]
+    rung = call.rung("deform_conv2d_forward", deform_conv2d_problem(call, shape, input.dtype))
+    forward = {"1_naive": _forward_naive, "2_columns": _forward_columns, "3_fused": forward_fused}[rung.idea]
     output = forward(call, grid, shape, *_contiguous(input, offset, mask, weight, bias))
     return output.reshape(len(input), len(weight), *grid.output_size)
 
@@ -113,8 +177,8 @@ def deform_conv2d_backward(
     call = call or Call(input)
     grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
     shape = deform_conv2d_shape(input, weight, grid, stride, padding)
-    rung = call.rung("deform_conv2d_backward", _problem(call, grid, shape, input.dtype))
-    backward = {"1_naive": _backward_naive, "2_columns": _backward_columns}[rung.idea]
+    rung = call.rung("deform_conv2d_backward", deform_conv2d_problem(call, shape, input.dtype))
+    backward = {"1_naive": _backward_naive, "2_columns": _backward_columns, "3_fused": backward_fused}[rung.idea]
     found = backward(call, grid, shape, *_contiguous(grad_output, input, offset, mask, weight))
     grad_input, grad_offset, grad_weight, grad_mask = (
         None if grad is None else grad.astype(input.dtype, copy=False) for grad in found
@@ -235,7 +299,9 @@ class _Columns:
         self, call: Call, grid: SamplingGrid, shape: np.ndarray, input: Array, offset: Array, mask: Array | None
     ) -> None:
         limit_blas()
-        self.call, self.grid, self.shape, self.dtype = call, grid, shape, arithmetic(input.dtype)
+        # Both kernels are needed, whichever are preferred.
+        self.call = call.with_rungs(deform_conv2d_forward="2_columns", deform_conv2d_backward="2_columns")
+        self.grid, self.shape, self.dtype = grid, shape, arithmetic(input.dtype)
         self.xp, self.channels = array_module(input), input.shape[1]
         self.offset, self.mask = self.compute(offset), None if mask is None else self.compute(mask)
         self.taps = self.xp.ascontiguousarray(grid.taps)
@@ -285,13 +351,6 @@ class _Columns:
         arrays = (grad_columns, features, self.offset, self.mask, self.taps, grad_features, grad_offset, grad_mask)
         numbers = (image, pixels.start, count, self.shape)
         self.call.launch("deform_conv2d_backward", problem, *arrays, *numbers)
-
-
-def _problem(call: Call, grid: SamplingGrid, shape: np.ndarray, dtype: Any) -> Problem:
-    """Return what the rung of the whole operator is chosen for: offset groups and all pixels of the batch's images."""
-    sizes = dict(zip(shape.dtype.names or (), shape.item(), strict=True))
-    width = sizes["channels"] // sizes["groups"]
-    return call.problem(dtype, width, grid.pixel_count * grid.groups, sizes["batch"], shape=shape)
 
 
 def _contiguous(*arrays: Array | None) -> list[Array | None]:

@@ -14,6 +14,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,17 @@ class Nvrtc:
         KernelCompileError
             With the compiler's first error.
         """
+        with self._compiled(source, names, architecture) as program:
+            found = usages(self._text(program, "ProgramLog"))
+            return {name: found[self._lowered(program, name)] for name in names}
+
+    def ptx(self, source: Source, names: Sequence[str], architecture: str) -> str:
+        """Return the instances in PTX, the assembly language of no GPU in particular; errors as in `compile`."""
+        with self._compiled(source, names, architecture) as program:
+            return self._text(program, "PTX")
+
+    @contextmanager
+    def _compiled(self, source: Source, names: Sequence[str], architecture: str) -> Iterator[ctypes.c_void_p]:
         if architecture not in self.architectures:
             known = ", ".join(self.architectures)
             raise ValueError(
@@ -108,12 +120,10 @@ class Nvrtc:
             for name in names:
                 self._ask("nvrtcAddNameExpression", program, name.encode())
             encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-            failed = self._library.nvrtcCompileProgram(program, len(options), encoded)
-            log = self._log(program)
-            if failed:
+            if self._library.nvrtcCompileProgram(program, len(options), encoded):
+                log = self._text(program, "ProgramLog")
                 raise KernelCompileError(f"{source.name} does not compile for {architecture}: {_first(log)}", log)
-            found = usages(log)
-            return {name: found[self._lowered(program, name)] for name in names}
+            yield program
         finally:
             self._ask("nvrtcDestroyProgram", ctypes.byref(program))
 
@@ -122,12 +132,12 @@ class Nvrtc:
         if failed:
             raise RuntimeError(f"{function}: {self._library.nvrtcGetErrorString(failed).decode()}")
 
-    def _log(self, program: ctypes.c_void_p) -> str:
+    def _text(self, program: ctypes.c_void_p, what: str) -> str:
         size = ctypes.c_size_t()
-        self._ask("nvrtcGetProgramLogSize", program, ctypes.byref(size))
-        log = ctypes.create_string_buffer(size.value)
-        self._ask("nvrtcGetProgramLog", program, log)
-        return log.value.decode(errors="replace")
+        self._ask(f"nvrtcGet{what}Size", program, ctypes.byref(size))
+        text = ctypes.create_string_buffer(size.value)
+        self._ask(f"nvrtcGet{what}", program, text)
+        return text.value.decode(errors="replace")
 
     def _lowered(self, program: ctypes.c_void_p, name: str) -> str:
         """Return the name that a name expression has in the machine code."""

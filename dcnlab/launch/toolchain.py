@@ -39,6 +39,9 @@ MODES = {
 # ziglang's clang comes with -fsanitize=undefined turned on, and set to trap rather than to call us.
 CLANG = ("-fno-sanitize=undefined", "-fno-sanitize-trap=all")
 
+# `extern __shared__` in a template: g++ would call a function that sets the memory up, and nobody has such a function.
+GCC = ("-fno-extern-tls-init",)
+
 
 @dataclass(frozen=True)
 class Compiler:
@@ -54,7 +57,7 @@ class Compiler:
 
     def flags(self, mode: str) -> tuple[str, ...]:
         """Return the flags of a mode: "fast", "check" or "ubsan"."""
-        return (*BASE, *(CLANG if "clang" in self.version else ()), *MODES[mode])
+        return (*BASE, *(CLANG if "clang" in self.version else GCC), *MODES[mode])
 
     def run(self, *arguments: str, source_name: str) -> None:
         """Run the compiler; raise KernelCompileError with its first error."""

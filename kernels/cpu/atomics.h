@@ -76,6 +76,13 @@ DCNLAB_OWN void atomicAdd(Scattered<T> target, std::type_identity_t<T> value) {
     target.add(value);
 }
 
+// Four neighbouring sums at once, as the float4 of sm_90 and newer.
+DCNLAB_OWN void atomicAdd(Scattered<float> target, float4 value) {
+    DCNLAB_WATCH(target.address(), sizeof value, true);
+    const float parts[4] = {value.x, value.y, value.z, value.w};
+    for (int i = 0; i < 4; ++i) (target + i).add(parts[i]);
+}
+
 template <typename T>
 DCNLAB_OWN T atomicAdd(T* address, std::type_identity_t<T> value) {
     if constexpr (::dcnlab_cpu::is_float<T>) (void)&::dcnlab_cpu::SumsFloats<T>::mark;

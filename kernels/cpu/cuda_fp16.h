@@ -102,6 +102,8 @@ static inline __half2 __halves2half2(__half x, __half y) { return {x, y}; }
 static inline __half2 __half2half2(__half x) { return {x, x}; }
 static inline __half __low2half(__half2 v) { return v.x; }
 static inline __half __high2half(__half2 v) { return v.y; }
+static inline __half2 __low2half2(__half2 v) { return {v.x, v.x}; }
+static inline __half2 __high2half2(__half2 v) { return {v.y, v.y}; }
 static inline float __low2float(__half2 v) { return float(v.x); }
 static inline float __high2float(__half2 v) { return float(v.y); }
 static inline float2 __half22float2(__half2 v) { return {float(v.x), float(v.y)}; }

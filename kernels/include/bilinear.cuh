@@ -47,6 +47,16 @@ struct Cell {
     }
 };
 
+// Which corners of the cell at (row, column) exist: bit i for corner i of v00, v01, v10, v11. A sample at exactly -1 does not
+// touch the image: there the far side does not count.
+template <typename A>
+__device__ __forceinline__ int existing_corners(int row, int column, A ly, A lx, int height, int width) {
+    const bool top = unsigned(row) < unsigned(height), left = unsigned(column) < unsigned(width);
+    const bool bottom = (unsigned(row + 1) < unsigned(height)) & ((row >= 0) | (ly > A(0)));
+    const bool right = (unsigned(column + 1) < unsigned(width)) & ((column >= 0) | (lx > A(0)));
+    return ((top ? 3 : 0) | (bottom ? 12 : 0)) & ((left ? 5 : 0) | (right ? 10 : 0));
+}
+
 // Displacements beyond 2^30 pixels are outside every image; the bound keeps floor() within an int.
 template <typename A>
 __device__ __forceinline__ Cell<A> locate(int base_y, int base_x, A dy, A dx, A modulation, int height, int width) {
@@ -73,12 +83,16 @@ __device__ __forceinline__ Cell<A> locate(int base_y, int base_x, A dy, A dx, A 
 
 // Weights of v00, v01, v10, v11, times the modulation: [eq:sample.1].
 template <typename A>
-__device__ __forceinline__ void corner_weights(const Cell<A>& cell, A modulation, A weight[4]) {
-    const A hx = A(1) - cell.lx, hy = (A(1) - cell.ly) * modulation, ly = cell.ly * modulation;
+__device__ __forceinline__ void corner_weights(A ly, A lx, A modulation, A weight[4]) {
+    const A hx = A(1) - lx, hy = (A(1) - ly) * modulation, my = ly * modulation;
     weight[0] = hy * hx;
-    weight[1] = hy * cell.lx;
-    weight[2] = ly * hx;
-    weight[3] = ly * cell.lx;
+    weight[1] = hy * lx;
+    weight[2] = my * hx;
+    weight[3] = my * lx;
+}
+template <typename A>
+__device__ __forceinline__ void corner_weights(const Cell<A>& cell, A modulation, A weight[4]) {
+    corner_weights(cell.ly, cell.lx, modulation, weight);
 }
 
 // Gradients of a sample's y, x and modulation from the four numbers <corner, arriving gradient>; a corner outside the

@@ -20,16 +20,16 @@ __device__ __forceinline__ Corners corners_of(long long pixel, int width, long l
     return {{at, at + step, below, below + step}, there};
 }
 
-// `count` channels of a corner; zeros where it does not exist.
-template <int WIDTH, typename A, typename T>
-__device__ __forceinline__ Lanes<A, WIDTH> corner_lanes(const T* image, const Corners& corners, int i, int count) {
+// `count` channels of a corner, or Whole(); zeros where it does not exist.
+template <int WIDTH, typename A, typename T, typename Count>
+__device__ __forceinline__ Lanes<A, WIDTH> corner_lanes(const T* image, const Corners& corners, int i, Count count) {
     return corners.has(i) ? Lanes<A, WIDTH>::load_from(image + corners.at[i], count) : Lanes<A, WIDTH>();
 }
 
-// The sample of `count` channels from `image` on, with the weights of its corners.
-template <int WIDTH, typename T, typename A>
+// The sample of `count` channels from `image` on, or Whole(), with the weights of its corners.
+template <int WIDTH, typename T, typename A, typename Count>
 __device__ __forceinline__ Lanes<A, WIDTH> sample_lanes(const T* image, const Corners& corners, const A weight[4],
-                                                        int count) {
+                                                        Count count) {
     const Lanes<A, WIDTH> v00 = corner_lanes<WIDTH, A>(image, corners, 0, count);
     const Lanes<A, WIDTH> v01 = corner_lanes<WIDTH, A>(image, corners, 1, count);
     const Lanes<A, WIDTH> v10 = corner_lanes<WIDTH, A>(image, corners, 2, count);
@@ -39,8 +39,8 @@ __device__ __forceinline__ Lanes<A, WIDTH> sample_lanes(const T* image, const Co
 
 // Gradients of a sample's y, x and modulation from what arrives at its channels, and their share of the image's gradient.
 // At a lattice line the slopes are those of the cell to the right of it: [eq:sample.2].
-template <int WIDTH, typename T, typename A>
-__device__ __forceinline__ SampleGradient<A> sample_backward(const T* arriving, const T* image, Scattered<A> grad_image,
+template <int WIDTH, typename G, typename T, typename A>
+__device__ __forceinline__ SampleGradient<A> sample_backward(const G* arriving, const T* image, Scattered<A> grad_image,
                                                              const Corners& corners, const A weight[4], A ly, A lx,
                                                              A modulation, int channels) {
     typedef Lanes<A, WIDTH> L;

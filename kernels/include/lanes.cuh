@@ -31,6 +31,10 @@ struct SameType { static constexpr bool value = false; };
 template <typename T>
 struct SameType<T, T> { static constexpr bool value = true; };
 
+// In place of a count: all lanes, from an address that is a multiple of their size, or of 16 bytes if that is less. Then
+// one load of up to 16 bytes brings them.
+struct Whole {};
+
 template <typename A, int WIDTH>
 struct Lanes {
 #ifdef DCNLAB_WIDE
@@ -75,6 +79,18 @@ struct Lanes {
         for (int c = 0; c < WIDTH; ++c)
             if (c < count) lanes.v[c] = load<A>(from[c]);
         return lanes;
+    }
+    template <typename T>
+    static __device__ __forceinline__ Lanes load_from(const T* from, Whole) {
+#ifdef DCNLAB_WIDE
+        return load_from(from, WIDTH);
+#else
+        struct __align__(sizeof(T) * WIDTH < 16 ? sizeof(T) * WIDTH : 16) Pack { T v[WIDTH]; };
+        const Pack pack = *reinterpret_cast<const Pack*>(from);
+        Lanes lanes;
+        for (int c = 0; c < WIDTH; ++c) lanes.v[c] = load<A>(pack.v[c]);
+        return lanes;
+#endif
     }
     template <typename T>
     __device__ __forceinline__ void store_to(T* to, int count) const {

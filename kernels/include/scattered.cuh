@@ -8,3 +8,15 @@
 template <typename T>
 using Scattered = T*;
 #endif
+
+// Adds four values to neighbouring sums, from an address that is a multiple of 16 bytes on.
+__device__ __forceinline__ void add_four(Scattered<float> to, const float values[4]) {
+    const float4 four = make_float4(values[0], values[1], values[2], values[3]);
+#if defined(DCNLAB_CPU)
+    atomicAdd(to, four);
+#elif __CUDA_ARCH__ >= 900
+    atomicAdd(reinterpret_cast<float4*>(to), four);
+#else
+    for (int i = 0; i < 4; ++i) atomicAdd(to + i, values[i]);
+#endif
+}

@@ -61,13 +61,9 @@ struct Taps {
         }
         return all;
     }
-    // Which corners of cell i exist, a bit each. A sample at exactly -1 does not touch the image: there the far side does not count.
+    // Which corners of cell i exist, a bit each.
     __device__ __forceinline__ int there(int i, int height, int width) const {
-        const int y = row[i], x = column[i];
-        const int top = unsigned(y) < unsigned(height), left = unsigned(x) < unsigned(width);
-        const int bottom = (unsigned(y + 1) < unsigned(height)) & (y + (ly[i] > A(0)) >= 0);
-        const int right = (unsigned(x + 1) < unsigned(width)) & (x + (lx[i] > A(0)) >= 0);
-        return (top & left) | (top & right) << 1 | (bottom & left) << 2 | (bottom & right) << 3;
+        return existing_corners(row[i], column[i], ly[i], lx[i], height, width);
     }
     __device__ __forceinline__ void weights_of(int i, A result[4]) const {
         for (int corner = 0; corner < 4; ++corner) result[corner] = weight[corner][i];

@@ -5,6 +5,9 @@ A mutation replaces text of a kernel or of the device code it includes.
 
 import re
 
+import bugs_backward
+import bugs_forward
+import bugs_fused
 import numpy as np
 import pytest
 
@@ -27,7 +30,6 @@ NORM, NORM_BACK = ("layer_norm_forward", "1_row"), ("layer_norm_backward", "1_ro
 DEPTHWISE, DEPTHWISE_BACK = ("depthwise_conv2d_forward", "1_run"), ("depthwise_conv2d_backward", "1_run")
 BILINEAR, LANES, CHANNELS, TAPS = (f"include/{name}.cuh" for name in ("bilinear", "lanes", "channels", "taps"))
 DCNV3, DEFORM_CONV2D = "include/dcnv3.cuh", "include/deform_conv2d.cuh"
-WIDTH = 4
 
 
 def plain(name):
@@ -213,7 +215,7 @@ BUGS = {
         [plain("grad_weight"), ("along.add_to(grad_weight + tap, run.channels);", "grad_weight[tap] += along.v[0];")],
         "data race", "grad_weight", "grad_weight[tap] += along.v[0];",
     ),
-}  # fmt: skip
+} | bugs_backward.BUGS | bugs_forward.BUGS | bugs_fused.BUGS  # fmt: skip
 # The operators that are not deformable: their modules, and arguments of shapes that every guard matters for.
 CONV_SHAPES = {"channels": 10, "outputs": 10, "groups": 10, "size": (3, 11)}
 OTHERS = {
@@ -248,9 +250,8 @@ def run(key, kernel=None, mode="check", monkeypatch=None):
     operator, idea = key
     if key == SAMPLING:
         rung = RUNGS[key]
-        kernel = (
-            kernel or module(rung.path, [rung.instance("float32")], target="cpu", mode=mode)[rung.instance("float32")]
-        )
+        name = rung.instance("float32")
+        kernel = kernel(name) if kernel else module(rung.path, [name], target="cpu", mode=mode)[name]
         image = rng.standard_normal((4, 5, 3)).astype(np.float32)
         base = rng.integers(-1, 5, (150, 2)).astype(np.int32)
         displacement = rng.uniform(-1, 1, (150, 2)).astype(np.float32)
@@ -259,15 +260,15 @@ def run(key, kernel=None, mode="check", monkeypatch=None):
     if kernel is not None:
         real = calls.kernel
 
-        def replaced(rung, *rest):
-            return kernel if (rung.operator, rung.idea) == key else real(rung, *rest)
+        def replaced(rung, name, *rest):
+            return kernel(name) if (rung.operator, rung.idea) == key else real(rung, name, *rest)
 
         monkeypatch.setattr(calls, "kernel", replaced)
-    name = operator.rpartition("_")[0]
-    module_, cases = OTHERS[name] if name in OTHERS else (deformable, deformable_cases(name))
+    name = operator.rpartition("_")[0].removesuffix("_weight")
+    module_, cases = OTHERS[name] if name in OTHERS else (deformable, deformable_cases(*key))
     for shapes, settings in cases:
-        arrays = arguments(name, rng, shapes)
-        call = Call(arrays["input"], mode=mode, rungs={operator: idea})
+        arrays = arguments(name, rng, shapes, "float32" if "float32" in RUNGS[key].dtypes else "float16")
+        call = Call(arrays["input"], mode=mode, rungs={operator: idea, **bugs_fused.BESIDE.get(key, {})})
         function = getattr(module_, name)
         if operator.endswith("forward"):
             function(**arrays, **settings, call=call)
@@ -276,20 +277,27 @@ def run(key, kernel=None, mode="check", monkeypatch=None):
             getattr(module_, f"{name}_backward")(grad, **arrays, **settings, call=call)
 
 
-def deformable_cases(name):
+def deformable_cases(operator, idea):
     """With one tap, the cells of many rows lie in the image as a whole."""
+    if any(key == (operator, idea) for key, *_ in bugs_forward.BUGS.values()):
+        yield bugs_forward.SHAPES, {"groups": bugs_forward.SHAPES["groups"]}
+        return
+    if any(key == (operator, idea) for key, *_ in bugs_fused.BUGS.values()):
+        yield bugs_fused.SHAPES, {}
+        return
     for kernel_size in (3, 1):
         shapes = {"channels": 10, "size": (3, 4), "kernel_size": kernel_size, "padding": kernel_size // 2}
         settings = {"padding": kernel_size // 2}
-        if name == "dcnv3":
-            yield {**shapes, "groups": 2}, {**settings, "groups": 2, "kernel_size": kernel_size}
+        if operator.startswith("dcnv3"):
+            shapes |= bugs_backward.SHAPES.get((operator, idea), {"groups": 2})
+            yield shapes, {**settings, "groups": 2, "kernel_size": kernel_size}
         else:
             yield {**shapes, "outputs": 2, "offset_groups": 2}, settings
 
 
-def arguments(name, rng, shapes):
+def arguments(name, rng, shapes, dtype):
     case = catalogue.Case(catalogue.OPERATORS[name], "", {}, shapes)
-    return {key: value.astype(np.float32) for key, value in case.arguments(rng).items()}
+    return {key: value.astype(dtype) for key, value in case.arguments(rng).items()}
 
 
 @pytest.mark.parametrize("mode", ["check", "ubsan"])
@@ -315,8 +323,10 @@ def test_a_planted_bug_is_found_where_it_is(bug, monkeypatch):
         assert texts[file].count(old) == 1, f"{bug}: {old!r} occurs {texts[file].count(old)} times"
         texts[file] = texts[file].replace(old, new)
     source = flattened(rung.path, texts)
-    name = rung.instance("float32", WIDTH)
-    kernel = module(source, [name], target="cpu", mode="check")[name]
+
+    def kernel(name):
+        return module(source, [name], target="cpu", mode="check")[name]
+
     with pytest.raises(KernelFault) as caught:
         run(key, kernel, monkeypatch=monkeypatch)
     fault = caught.value

@@ -97,6 +97,12 @@ __global__ void halves(const __half* x, __half* y, __half2* z, float* wide, cons
     wide[i] = __half2float(x[i]);
     rounded[i] = __float2half(narrow[i]);
 }
+__global__ void half_pairs(const __half2* x, __half2* low, __half2* high, __half2* swapped) {
+    int i = threadIdx.x;
+    low[i] = __low2half2(x[i]);
+    high[i] = __high2half2(x[i]);
+    swapped[i] = __halves2half2(__high2half(x[i]), __low2half(x[i]));
+}
 __device__ float offset_by = 0.5f;
 __constant__ float table[4] = {1.0f, 2.0f, 3.0f, 4.0f};
 __global__ void tables(float* y) { y[threadIdx.x] = table[threadIdx.x % 4] + offset_by; }
@@ -129,6 +135,26 @@ def test_shared_memory_and_barriers(kernels):
     y[:] = 0
     kernels["reverse_dynamic"][1, 128, 512](x, y)
     assert np.array_equal(y, x[::-1])
+
+
+@pytest.mark.parametrize("mode", ["fast", "check", "ubsan"])
+def test_dynamic_shared_memory_in_a_template(compiler, mode):
+    source = """
+    template <typename T, int N>
+    __global__ void reverse(const T* x, T* y) {
+        extern __shared__ double memory[];
+        T* const s = reinterpret_cast<T*>(memory);
+        s[threadIdx.x] = x[threadIdx.x];
+        __syncthreads();
+        y[threadIdx.x] = s[N - 1 - threadIdx.x];
+    }
+    """
+    names = ["reverse<float, 40>", "reverse<double, 40>"]
+    kernels = module(source, names, target="cpu", mode=mode)
+    for name, dtype in zip(names, (np.float32, np.float64), strict=True):
+        x, y = np.arange(40, dtype=dtype), np.zeros(40, dtype)
+        kernels[name][1, 40, x.nbytes](x, y)
+        assert np.array_equal(y, x[::-1])
 
 
 def test_the_most_dynamic_shared_memory(kernels):
@@ -221,6 +247,15 @@ def test_half(kernels):
     assert np.array_equal(wide, x.astype(np.float32))
     with np.errstate(over="ignore"):
         assert np.array_equal(rounded, narrow.astype(np.float16), equal_nan=True)
+
+
+def test_pairs_of_halves(kernels):
+    x = np.arange(16, dtype=np.float16).reshape(8, 2)
+    low, high, swapped = (np.zeros_like(x) for _ in range(3))
+    kernels["half_pairs"][1, 8](x, low, high, swapped)
+    assert np.array_equal(low, x[:, [0, 0]])
+    assert np.array_equal(high, x[:, [1, 1]])
+    assert np.array_equal(swapped, x[:, ::-1])
 
 
 def test_templates_constants_and_device_variables(kernels):

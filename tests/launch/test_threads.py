@@ -16,6 +16,11 @@ __global__ void scatter(const T* values, const int* where, Scattered<T> sums, in
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) atomicAdd(sums + where[i], values[i]);
 }
+// Four neighbouring sums at once.
+__global__ void fours(const float* values, const int* where, Scattered<float> sums, int n) {
+    int i = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
+    if (i < n) add_four(sums + 4 * where[i / 4], values + i);
+}
 // The same with a plain pointer, and into shared memory first.
 template <typename T>
 __global__ void plain(const T* values, const int* where, T* sums, int n) {
@@ -55,6 +60,21 @@ def scattered(kernel, threads_, monkeypatch, dtype=np.float32, n=100_000, size=7
     exact = sums + np.bincount(where, values.astype(float), size)
     kernel[-(-n // 64), 64](values, where, sums, n)
     return sums, exact
+
+
+def test_four_sums_at_once(compiler, monkeypatch):
+    kernel = module(SOURCE, ["fours"], target="cpu")["fours"]
+    rng = np.random.default_rng(3)
+    values, where = rng.standard_normal((9000, 4)).astype(np.float32), rng.integers(0, 77, 9000).astype(np.int32)
+    expected = np.zeros((77, 4))
+    np.add.at(expected, where, values.astype(float))
+    found = []
+    for workers in (1, 2, 5):
+        monkeypatch.setenv("DCNLAB_NUM_THREADS", str(workers))
+        found.append(np.zeros((77, 4), np.float32))
+        kernel[-(-9000 // 64), 64](values, where, found[-1], values.size)
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+    assert all(np.array_equal(sums, found[0]) for sums in found)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [*zip(NAMES[:3], (np.float32, np.float64, np.float32), strict=True)])
