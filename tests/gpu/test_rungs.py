@@ -8,7 +8,8 @@ from dcnlab.arrays import as_numpy
 from dcnlab.bench.kernels import NotTaken, OneRung
 from dcnlab.compiled import deformable
 from dcnlab.compiled.calls import Call
-from dcnlab.compiled.rungs import DTYPES, RUNGS
+from dcnlab.compiled.rung import DTYPES
+from dcnlab.compiled.rungs import RUNGS
 from dcnlab.reference import deformable as reference
 from kernels import test_against_reference as cases
 from kernels import test_layers as layers
