@@ -11,7 +11,8 @@ from nvrtc import SPILLING, require_nvrtc
 from dcnlab.bench import kernels as bench
 from dcnlab.cli import main
 from dcnlab.compiled import ladder, resources
-from dcnlab.compiled.rungs import PREFERRED, RUNGS, Rung
+from dcnlab.compiled.rung import Rung
+from dcnlab.compiled.rungs import PREFERRED, RUNGS
 from dcnlab.errors import BackendUnavailable
 from dcnlab.launch import kernels_folder
 from dcnlab.records import as_json, write_part

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import dcnlab
 from dcnlab import catalogue, cli
 from dcnlab.catalogue import OPERATORS
+from dcnlab.compiled import rung as rung_module
 from dcnlab.compiled import rungs
 from dcnlab.gradient_table import check_operators
 
@@ -138,13 +139,13 @@ def test_the_table_of_rungs_names_files_and_kernels_that_exist():
         assert f"{rung.kernel}(" in (kernels_folder() / rung.path).read_text()
     for (operator, target), ideas in rungs.PREFERRED.items():
         assert all((operator, idea) in rungs.RUNGS for idea in ideas)
-        assert rungs.RUNGS[operator, ideas[-1]].fits is rungs._anything, "the last takes any problem"
-        assert set(rungs.RUNGS[operator, ideas[-1]].dtypes) == set(rungs.DTYPES)
-        assert target in rungs.TARGETS
+        assert rungs.RUNGS[operator, ideas[-1]].fits is rung_module.anything, "the last takes any problem"
+        assert set(rungs.RUNGS[operator, ideas[-1]].dtypes) == set(rung_module.DTYPES)
+        assert target in rung_module.TARGETS
 
 
 def test_the_dispatcher_takes_the_first_rung_that_fits(monkeypatch):
-    even = rungs.Rung(
+    even = rung_module.Rung(
         "dcnv3_forward",
         "9_even",
         "even",
@@ -152,13 +153,13 @@ def test_the_dispatcher_takes_the_first_rung_that_fits(monkeypatch):
         fits=lambda problem: problem.channels % 2 == 0 and problem["taps"] == 9,
         choices=((2, 9), (4, 9)),
         choose=lambda problem: (4 if problem.channels % 4 == 0 else 2, 9),
-        plan=lambda problem: rungs.Launch((problem.count, problem.images), 64, 128),
+        plan=lambda problem: rung_module.Launch((problem.count, problem.images), 64, 128),
     )
     monkeypatch.setitem(rungs.RUNGS, ("dcnv3_forward", "9_even"), even)
     monkeypatch.setitem(rungs.PREFERRED, ("dcnv3_forward", "cuda"), ("9_even", "2_point"))
 
     def problem(dtype="float16", channels=4, taps=9):
-        return rungs.Problem("cuda", dtype, channels, 7, 3, sizes=(("taps", taps),))
+        return rung_module.Problem("cuda", dtype, channels, 7, 3, sizes=(("taps", taps),))
 
     assert rungs.pick("dcnv3_forward", problem()) is even
     assert even.instance_for(problem()) == "even<__half, float, 4, 9>"

@@ -22,7 +22,8 @@ from dcnlab.bench.timing import interleaved, machine, milliseconds
 from dcnlab.compiled import activation, deformable, depthwise, fused, normalisation
 from dcnlab.compiled.calls import Call, deform_conv2d_shape
 from dcnlab.compiled.ladder import gpu_form, rungs_of
-from dcnlab.compiled.rungs import RUNGS, Problem, Rung
+from dcnlab.compiled.rung import Problem, Rung
+from dcnlab.compiled.rungs import RUNGS
 from dcnlab.geometry import sampling_grid
 from dcnlab.launch import Traffic, find_compiler
 from dcnlab.records import write_part

@@ -6,7 +6,7 @@ from typing import Any
 
 from dcnlab.arrays import Array, array_module
 from dcnlab.compiled.calls import Call
-from dcnlab.compiled.rungs import arithmetic
+from dcnlab.compiled.rung import arithmetic
 
 
 def gelu(input: Array, call: Call | None = None) -> Array:

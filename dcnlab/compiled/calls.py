@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from dcnlab.arrays import Array, array_module, is_cupy, type_name
-from dcnlab.compiled.rungs import Launch, Problem, Rung, arithmetic, candidates, kernel, pick
+from dcnlab.compiled.rung import Launch, Problem, Rung, arithmetic
+from dcnlab.compiled.rungs import candidates, kernel, pick
 from dcnlab.geometry import IntOrPair, SamplingGrid, pair, scaled_taps
 from dcnlab.launch import Kernel, Launcher
 from dcnlab.launch.arguments import address_of

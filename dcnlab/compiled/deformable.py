@@ -18,7 +18,7 @@ from dcnlab.compiled.calls import (
     deform_conv2d_shape,
 )
 from dcnlab.compiled.fused import backward_fused, forward_fused
-from dcnlab.compiled.rungs import Problem, arithmetic
+from dcnlab.compiled.rung import Problem, arithmetic
 from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid
 from dcnlab.launch import limit_blas
 from dcnlab.reference.combine import (

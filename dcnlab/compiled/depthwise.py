@@ -8,7 +8,7 @@ import numpy as np
 
 from dcnlab.arrays import Array, array_module, lies_channels_last
 from dcnlab.compiled.calls import Call, refuse_too_many
-from dcnlab.compiled.rungs import arithmetic, width_for
+from dcnlab.compiled.rung import arithmetic, width_for
 from dcnlab.geometry import IntOrPair, output_size, pair
 from dcnlab.reference.convolution import ConvGrads
 

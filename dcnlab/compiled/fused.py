@@ -6,7 +6,8 @@ import numpy as np
 
 from dcnlab.arrays import Array, array_module
 from dcnlab.compiled.calls import Call, aligned_empty, deform_conv2d_problem
-from dcnlab.compiled.rungs import arithmetic, channel_slice, weight_parts
+from dcnlab.compiled.fused_rungs import channel_slice, weight_parts
+from dcnlab.compiled.rung import arithmetic
 from dcnlab.geometry import SamplingGrid
 from dcnlab.reference.combine import transposed_matrix, weight_from_matrix, weight_matrix
 

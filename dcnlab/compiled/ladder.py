@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from dcnlab.compiled.rungs import PREFERRED, RUNGS, TARGETS, WIDTHS, Rung, width_for
+from dcnlab.compiled.rung import TARGETS, WIDTHS, Rung, width_for
+from dcnlab.compiled.rungs import PREFERRED, RUNGS
 from dcnlab.launch import Kernel, kernels_folder, module
 
 _HEADER = re.compile(r"// (?P<operator>[^\n]+?), rung (?P<number>\d+): (?P<idea>[^\n]+(?:\n// [^\n]+)*)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dcnlab.arrays import Array, array_module
 from dcnlab.compiled.calls import Call
-from dcnlab.compiled.rungs import arithmetic
+from dcnlab.compiled.rung import arithmetic
 from dcnlab.reference.normalisation import LayerNormGrads
 
 

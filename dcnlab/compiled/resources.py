@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.compiled.ladder import instances, rungs_of
-from dcnlab.compiled.rungs import RUNGS, Rung
+from dcnlab.compiled.rung import Rung
+from dcnlab.compiled.rungs import RUNGS
 from dcnlab.launch import KernelCompileError
 from dcnlab.launch import run_lines as lines
 from dcnlab.launch.nvrtc import ARCHITECTURES, Usage, find_nvrtc

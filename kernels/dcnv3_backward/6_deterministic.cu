@@ -10,7 +10,7 @@
 //                   deterministic  gathers
 // What bounds it  Reading: every tap is looked up by the four pixels of its cell, with offset, mask and arriving gradient.
 // How to run it   starts = 0, int [batch, groups, (height + 1) * (width + 1)]; lists, int [batch, groups, out_height *
-//                 out_width * taps]. Blocks are 128 threads, those of scan 256; grids: dcnlab/compiled/rungs.py.
+//                 out_width * taps]. Blocks are 128 threads, those of scan 256; grids: dcnlab/compiled/dcnv3_rungs.py.
 //
 // Every image and group has lists of its own: no sum crosses these. Shapes: dcnv3.cuh.
 #include "group_lanes.cuh"

@@ -8,14 +8,15 @@ from dcnlab.arrays import as_numpy
 from dcnlab.bench.kernels import NotTaken, OneRung
 from dcnlab.compiled import deformable
 from dcnlab.compiled.calls import Call
-from dcnlab.compiled.rungs import DTYPES, RUNGS
+from dcnlab.compiled.rung import DTYPES
+from dcnlab.compiled.rungs import RUNGS
 from dcnlab.reference import deformable as reference
 from kernels import test_against_reference as cases
 from kernels import test_layers as layers
 
 pytestmark = pytest.mark.gpu
-DEFORMABLE = [key for key in RUNGS if key[0].startswith(("dcnv3", "deform_conv2d"))]
 LABELS = {"dcnv3": cases.DCNV3_GEOMETRIES, "deform_conv2d": cases.DEFORM_CONV2D_GEOMETRIES}
+DEFORMABLE = [key for key in RUNGS if key[0].rpartition("_")[0] in LABELS]
 
 
 def name_of(operator):

@@ -12,8 +12,10 @@ from dcnlab import catalogue, modulation
 from dcnlab.compiled import calls, rungs
 from dcnlab.compiled import deformable as compiled
 from dcnlab.compiled.calls import Call
+from dcnlab.compiled.dcnv3_rungs import vector_width
 from dcnlab.compiled.ladder import instances
-from dcnlab.compiled.rungs import RUNGS, Problem, pick, vector_width
+from dcnlab.compiled.rung import Problem
+from dcnlab.compiled.rungs import RUNGS, pick
 from dcnlab.launch import kernels_folder, module
 from dcnlab.launch.sources import read_source
 from dcnlab.reference import deformable

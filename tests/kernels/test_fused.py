@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from dcnlab import catalogue
 from dcnlab.compiled import deformable as compiled
 from dcnlab.compiled.calls import DEFORM_CONV2D_SHAPE, Call, deform_conv2d_problem
-from dcnlab.compiled.rungs import RUNGS, channel_slice, pick, weight_parts
+from dcnlab.compiled.fused_rungs import channel_slice, weight_parts
+from dcnlab.compiled.rungs import RUNGS, pick
 from dcnlab.reference import deformable
 
 pytestmark = pytest.mark.usefixtures("compiler")

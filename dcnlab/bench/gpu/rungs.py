@@ -17,7 +17,8 @@ from dcnlab.bench.gpu.workloads import Workload
 from dcnlab.bench.kernels import NotTaken, OneRung
 from dcnlab.compiled.calls import Call
 from dcnlab.compiled.ladder import rungs_of
-from dcnlab.compiled.rungs import RUNGS, Problem, Rung, kernel
+from dcnlab.compiled.rung import Problem, Rung
+from dcnlab.compiled.rungs import RUNGS, kernel
 from dcnlab.launch import Kernel, Launcher
 
 # Largest deviation from float64, relative to the largest entry: sums of up to about a thousand products, and in half
