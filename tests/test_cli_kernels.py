@@ -59,6 +59,7 @@ def test_the_rungs_of_one_operator(command):
 
 def test_where_a_rung_is_in_use(monkeypatch):
     rung = RUNGS["dcnv3_forward", "2_point"]
+    monkeypatch.setitem(PREFERRED, ("dcnv3_forward", "cuda"), ("2_point",))
     assert ladder.in_use(rung) == "cpu, cuda"
     monkeypatch.setitem(PREFERRED, ("dcnv3_forward", "cuda"), ("9_best", "2_point"))
     assert ladder.in_use(rung) == "cpu, cuda (2nd of 2)"

@@ -9,7 +9,7 @@ from helpers import GOLDEN, assert_close, expect, golden_dcnv3
 from nvrtc import require_nvrtc
 
 from dcnlab import catalogue, modulation
-from dcnlab.compiled import calls, rungs
+from dcnlab.compiled import calls, dcnv3_rungs
 from dcnlab.compiled import deformable as compiled
 from dcnlab.compiled.calls import Call
 from dcnlab.compiled.dcnv3_rungs import vector_width
@@ -184,7 +184,7 @@ def test_clean(idea, dtype, mode):
 def test_a_large_batch_goes_on_in_the_third_dimension_of_the_grid(idea, monkeypatch):
     arrays, settings = make_case({"batch": 5, "size": (2, 3)}, "float16")
     wanted = run(idea, arrays, settings)
-    monkeypatch.setattr(rungs, "MOST_IMAGES", 2)
+    monkeypatch.setattr(dcnv3_rungs, "MOST_IMAGES", 2)
     calls._planned.cache_clear()
     problem = Problem("cpu", "float16", 8, 10, 5, sizes=(("taps", 9),))
     assert RUNGS["dcnv3_forward", idea].launch(problem).grid[1:] == (2, 3)
