@@ -12,6 +12,7 @@
 // How to run it   starts = 0, int [batch, groups, (height + 1) * (width + 1)]; lists, int [batch, groups, out_height *
 //                 out_width * taps]. Blocks are 128 threads, those of scan 256; grids: dcnlab/compiled/dcnv3_rungs.py.
 //
+// __launch_bounds__(128, 8): with nothing said of blocks, NVRTC spills registers to make room for more of them.
 // Every image and group has lists of its own: no sum crosses these. Shapes: dcnv3.cuh.
 #include "group_lanes.cuh"
 
@@ -25,7 +26,7 @@ __device__ __forceinline__ long long list_length(const DCNv3Shape& shape) {
 }
 
 template <typename T, typename A, int WIDTH>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 8)
 dcnv3_backward_taps(const T* __restrict__ grad_output, const T* __restrict__ input, const T* __restrict__ offset,
                     const T* __restrict__ mask, const int* __restrict__ taps, const A* __restrict__ residual,
                     T* __restrict__ grad_offset, T* __restrict__ grad_mask, DCNv3Shape shape) {
@@ -116,7 +117,7 @@ dcnv3_backward_sort(const int* __restrict__ starts, int* __restrict__ lists, DCN
 }
 
 template <typename T, typename A, int WIDTH>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 8)
 dcnv3_backward_deterministic(const T* __restrict__ grad_output, const T* __restrict__ offset, const T* __restrict__ mask,
                              const int* __restrict__ taps, const A* __restrict__ residual, const int* __restrict__ starts,
                              const int* __restrict__ lists, T* __restrict__ grad_input, DCNv3Shape shape) {
