@@ -62,7 +62,8 @@ def instances(rung: Rung, target: str, dtype: str | None = None) -> list[str]:
     ['dcnv3_backward_point<float, float, 4>']
     """
     if dtype is None:
-        return [name for each in rung.dtypes for name in instances(rung, target, each)]
+        # Parts that are no templates are the same for every type.
+        return list(dict.fromkeys(name for each in rung.dtypes for name in instances(rung, target, each)))
     if rung.choices is not None:
         return replace(rung, dtypes=(dtype,)).instances(target)
     widths = dict.fromkeys(width_for(channels, dtype, target) for channels in WIDTHS)
