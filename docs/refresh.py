@@ -121,6 +121,30 @@ def ladder_block(folder: Path) -> str:
     return "\n".join(lines)
 
 
+NAMES = ("What changed", "What it does", "What bounds it")
+LADDERS = ("dcnv3_forward", "dcnv3_backward", "deform_conv2d_forward", "deform_conv2d_backward")
+
+
+def walk_block(folder: Path) -> str:
+    """Return the ladders rung by rung: what changed and what bounds it now, as the header comments say."""
+    lines: list[str] = []
+    for operator in LADDERS:
+        for path in sorted((folder / operator).glob("*.cu")):
+            text, found = path.read_text(encoding="utf-8"), header(path)
+            if path.name.startswith("1_"):
+                lines += ["", f"**{found.operator}**", ""]
+            said = [f"*{name}:* {_paragraph(text, name)}" for name in NAMES if _paragraph(text, name)]
+            lines.append(f"- {_link(path.relative_to(folder).as_posix())}: {found.idea} {' '.join(said)}")
+    return "\n".join(lines).strip("\n")
+
+
+def _paragraph(text: str, name: str) -> str:
+    """Return what a header comment says under a name, as one line of Markdown; "" where it says nothing."""
+    found = re.search(rf"^// {name}  +(.*(?:\n//   +\S.*)*)", text, re.MULTILINE)
+    plain = "" if found is None else re.sub(r"\n//\s+", " ", found[1])
+    return re.sub(r"([*<|_])", r"\\\1", plain)
+
+
 def _link(path: str) -> str:
     return f"[{Path(path).stem}]({path})"
 
@@ -227,6 +251,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "kernels/README.md": {
         "the header comments": lambda: ladder_block(ROOT / "kernels"),
+        "the header comments, in full": lambda: walk_block(ROOT / "kernels"),
         "kernels/results": lambda: gpu_block(GPU_RESULTS),
         "docs/results/kernels.json, bytes": lambda: traffic_block(_record("kernels")["measured"]),
         "docs/results/kernels.json, registers": lambda: resources_block(_record("kernels")["compiled"]),
