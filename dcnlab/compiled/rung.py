@@ -150,7 +150,7 @@ class Rung:
     def instance(self, dtype: Any, width: int | None = None, target: str = "cpu") -> str:
         """Return the name expression of the kernel for arrays of `dtype`; of the first of its `choices`.
 
-        >>> RUNGS["dcnv3_backward", "2_point"].instance("float16", 8)
+        >>> Rung("dcnv3_backward", "2_point", "dcnv3_backward_point", has_width=True).instance("float16", 8)
         'dcnv3_backward_point<__half, float, 8>'
         """
         if self.choices is not None:

@@ -296,7 +296,9 @@ def test_ctrl_c_ends_a_kernel_that_hangs(tmp_path, kind):
     )
     module(tmp_path / "spin.cu", target="cpu", mode="ubsan")  # so that the process need not compile it
     command = [sys.executable, "-m", "dcnlab", "kernels", "check", f"spin.{kind}", "--mode", "ubsan"]
-    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A suite that was started in the background ignores Ctrl-C, and its children would, too.
+    hear = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **hear)
     try:
         if kind == "py":
             assert running.stdout.readline() == "go\n"
