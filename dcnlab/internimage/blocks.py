@@ -6,7 +6,7 @@ those of the published state dictionaries (OpenGVLab/InternImage).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,7 @@ class Chain:
 class BlockSettings:
     """What all blocks of a model share; meanings as in `InternImage`."""
 
+    core_op: Callable[..., nn.Module] = nn.DCNv3
     mlp_ratio: float = 4.0
     layer_scale: float | None = None
     offset_scale: float = 1.0
@@ -91,7 +92,7 @@ class BlockSettings:
 
 
 class Block(nn.Module):
-    r"""x + branch(x) twice: the branch with DCNv3, then the branch with the MLP.
+    r"""x + branch(x) twice: the branch with DCNv3 (or another core operator), then the branch with the MLP.
 
     A branch is, with f the operator, LN a layer norm, gamma the layer scale, and drop path at its end,
 
@@ -114,7 +115,7 @@ class Block(nn.Module):
             scales = [nn.LayerScale(channels, s.layer_scale, **made) for _ in range(2)]
             self.gamma1, self.gamma2 = (scale.gamma for scale in scales)
         self.norm1 = _norm(channels, made)
-        self.dcn = nn.DCNv3(
+        self.dcn = s.core_op(
             channels,
             dw_kernel_size=s.dw_kernel_size,
             groups=groups,
@@ -199,6 +200,13 @@ class Stage(nn.Module):
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the stage's input."""
         return self.chain.backward(grad_output)
+
+
+def require_dcnv3(block: Block) -> nn.DCNv3:
+    """Return the DCNv3 layer of a block; ValueError where a model has another core operator."""
+    if not isinstance(block.dcn, nn.DCNv3):
+        raise ValueError(f"expected a model of DCNv3 layers, got one of {type(block.dcn).__name__}")
+    return block.dcn
 
 
 def _norm(channels: int, made: dict[str, Any]) -> nn.Sequential:

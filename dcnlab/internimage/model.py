@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -11,18 +11,20 @@ import numpy as np
 
 from dcnlab import nn
 from dcnlab.arrays import Array
-from dcnlab.internimage.blocks import BlockSettings, Stage, Stem, add, contiguous
+from dcnlab.internimage.blocks import Block, BlockSettings, Stage, Stem, add, contiguous
 from dcnlab.internimage.heads import ClipHead, ConvHead
 from dcnlab.internimage.variants import CLIP_EMBED_DIMS, LEVELS, VARIANTS
 from dcnlab.nn.initialise import truncated_normal, zeros
 
 # Settings of the published configurations that have one value, or no meaning, here.
 PUBLISHED: dict[str, tuple[Any, ...]] = {
-    "core_op": ("DCNv3", "DCNv3_pytorch"),
     "act_layer": ("GELU",),
     "norm_layer": ("LN",),
+    "drop_path_type": ("linear",),
+    "drop_rate": (0, 0.0),
+    "with_cp": (False,),
 }
-PUBLISHED |= {"drop_path_type": ("linear",), "drop_rate": (0, 0.0), "with_cp": (False,)}
+CORE_OPS = ("DCNv3", "DCNv3_pytorch")  # one operator, two published implementations
 
 
 class InternImage(nn.Module):
@@ -58,11 +60,16 @@ class InternImage(nn.Module):
         pretrain_embed_dim, attnpool_num_heads and clip_embed_dim, where they are not 1024, 16 and 768.
     drop_path_rate : float
         Of the last block; from 0 it grows linearly over the blocks.
+    core_op : str or callable
+        What a block looks around with: "DCNv3" (and "DCNv3_pytorch", the published names), or a function that makes
+        another layer on (N, H, W, C), called as `nn.DCNv3` is, with ``(channels, groups=..., dw_kernel_size=...,
+        offset_scale=..., center_feature_scale=..., remove_center=..., dtype=..., rng=...)``. For ablations:
+        ``core_op=functools.partial(nn.DCNv3, modulation="sigmoid")``.
     dtype : dtype
     rng : numpy.random.Generator, int or None
         Parameters are drawn when they are first looked at, each from a seed of its own.
     **published
-        core_op, act_layer, norm_layer, drop_path_type, drop_rate: accepted at their published values.
+        act_layer, norm_layer, drop_path_type, drop_rate: accepted at their published values.
 
     Attributes
     ----------
@@ -104,6 +111,7 @@ class InternImage(nn.Module):
         remove_center: bool = False,
         clip_embed_dims: dict[str, int] | None = None,
         drop_path_rate: float = 0.0,
+        core_op: str | Callable[..., nn.Module] = "DCNv3",
         dtype: Any = np.float32,
         rng: np.random.Generator | int | None = None,
         **published: Any,
@@ -112,6 +120,7 @@ class InternImage(nn.Module):
         depths, groups = _whole("depths", depths), _whole("groups", groups)
         rng = np.random.default_rng(rng)
         settings = BlockSettings(
+            core_op=_core_op(core_op),
             mlp_ratio=mlp_ratio,
             layer_scale=layer_scale,
             offset_scale=offset_scale,
@@ -155,8 +164,9 @@ class InternImage(nn.Module):
         self._start()
 
     def _start(self) -> None:
-        """Linear layers start truncated normal with bias 0, but those of DCNv3 as DCNv3 starts them."""
-        inside = {id(m) for dcn in self.modules() if isinstance(dcn, nn.DCNv3) for m in dcn.modules()}
+        """Linear layers start truncated normal with bias 0, but those of the core operator as it starts them."""
+        blocks = (module for module in self.modules() if isinstance(module, Block))
+        inside = {id(module) for block in blocks for module in block.dcn.modules()}
         for module in self.modules():
             if isinstance(module, nn.Linear) and id(module) not in inside:
                 module.weight.start_from(truncated_normal(0.02))
@@ -241,6 +251,15 @@ def _refuse_unpublished(published: dict[str, Any]) -> None:
         if value not in PUBLISHED[name]:
             accepted = " or ".join(map(repr, PUBLISHED[name]))
             raise ValueError(f"InternImage: {name} is accepted as {accepted}, got {value!r}")
+
+
+def _core_op(core_op: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    if callable(core_op):
+        return core_op
+    if core_op not in CORE_OPS:
+        accepted = " or ".join(map(repr, CORE_OPS))
+        raise ValueError(f"InternImage: core_op is accepted as {accepted}, or as a function, got {core_op!r}")
+    return nn.DCNv3
 
 
 def _whole(name: str, values: Sequence[int]) -> list[int]:

@@ -13,7 +13,7 @@ from dcnlab.internimage.model import InternImage
 from dcnlab.internimage.preprocess import preprocess
 from dcnlab.internimage.variants import VARIANTS
 from dcnlab.modulation import softmax
-from dcnlab.nn import no_grad
+from dcnlab.nn import DCNv3, no_grad
 
 if TYPE_CHECKING:
     from dcnlab.internimage.preprocess import Photo
@@ -90,6 +90,8 @@ def variant_of(model: InternImage) -> str | None:
     'T'
     """
     settings, levels = model.settings, cast("list[Stage]", list(model.levels))
+    if settings.core_op is not DCNv3:
+        return None
     shapes = {
         "channels": model.channels,
         "depths": [len(stage.blocks) for stage in levels],

@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 
 from dcnlab.arrays import Array
 from dcnlab.geometry import SamplingGrid, sampling_grid, sampling_modulation
-from dcnlab.internimage.blocks import Block, Stage
+from dcnlab.internimage.blocks import Block, Stage, require_dcnv3
 from dcnlab.internimage.model import InternImage
 
 
@@ -86,7 +86,7 @@ def sampling_grids(model: InternImage) -> list[LayerSampling]:
     found = []
     for stage, level in enumerate(cast("list[Stage]", list(model.levels))):
         for block, layer in enumerate(cast("list[Block]", list(level.blocks))):
-            dcn, kept = layer.dcn, layer.dcn.kept()
+            dcn, kept = require_dcnv3(layer), layer.dcn.kept()
             grid = sampling_grid(
                 kept.offset,
                 dcn.kernel_size,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dcnlab.internimage.blocks import Block, Stage
+from dcnlab.internimage.blocks import Block, Stage, require_dcnv3
 from dcnlab.internimage.heads import ConvHead
 from dcnlab.internimage.model import InternImage
 from dcnlab.tables import format_table
@@ -139,7 +139,7 @@ def _stage(name: str, stage: Stage, size: tuple[int, int], channels: int) -> Cos
 
 def _block(block: Block, channels: int) -> tuple[int, int]:
     """Return the multiply-adds and the numbers kept of one pixel of a block."""
-    c, dcn = channels, block.dcn
+    c, dcn = channels, require_dcnv3(block)
     hidden, window = block.mlp.fc1.weight.shape[0], int(np.prod(dcn.dw_conv[0].weight.shape[2:]))
     taps = dcn.groups * dcn.taps
     macs = 2 * c * c + window * c + c * 3 * taps + DCNV3_OPERATIONS * dcn.taps * c + 2 * c * hidden

@@ -1,13 +1,16 @@
 """InternImage as a user builds it: all block orders, settings, modes, gradients, memory kept."""
 
 import dataclasses
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dcnlab import InternImage, nn
+from dcnlab.internimage import sampling_grids
 from dcnlab.internimage.blocks import Block, BlockSettings
+from dcnlab.internimage.prediction import variant_of
 from dcnlab.internimage.summary import costs
 
 SMALL = {"channels": 8, "depths": [1, 1, 2, 1], "groups": [1, 2, 4, 8], "num_classes": 5}
@@ -197,7 +200,7 @@ def test_a_new_model_starts_as_published():
         ({"depths": [1, 1, 1]}, "depths must be 4 positive ints"),
         ({"groups": [3, 3, 3, 3]}, "groups must divide channels"),
         ({"channels": 7}, "positive even number, got 7"),
-        ({"core_op": "DCNv4"}, "core_op is accepted as 'DCNv3' or 'DCNv3_pytorch', got 'DCNv4'"),
+        ({"core_op": "DCNv4"}, "core_op is accepted as 'DCNv3' or 'DCNv3_pytorch', or as a function, got 'DCNv4'"),
         ({"norm_layer": "BN"}, "norm_layer is accepted as 'LN'"),
         ({"level2_post_norm": True}, "level2_post_norm needs level2_post_norm_block_ids"),
         ({"level2_post_norm": True, "level2_post_norm_block_ids": [2]}, "different numbers from 0 to 1"),
@@ -231,3 +234,24 @@ def test_bad_images_are_refused(rng):
     clip = random_model("float32", **ORDERS["H"])
     with pytest.raises(ValueError, match=r"multiples of 32: stage 3 has 3x3 pixels, stage 4 2x2"):
         clip(np.zeros((1, 3, 48, 48), np.float32))
+
+
+def test_another_core_operator_takes_the_place_of_dcnv3():
+    sigmoid = InternImage(**SMALL, core_op=partial(nn.DCNv3, modulation="sigmoid"), rng=0)
+    assert {block.dcn.modulation for stage in sigmoid.stages for block in stage.blocks} == {"sigmoid"}
+    assert list(sigmoid.state_dict()) == list(InternImage(**SMALL, rng=0).state_dict())
+
+    def mixing_channels(channels, dtype, rng, **settings):
+        assert settings["groups"] in SMALL["groups"]
+        return nn.Linear(channels, channels, dtype=dtype, rng=rng)
+
+    model = InternImage(**SMALL, core_op=mixing_channels, rng=0).eval()
+    logits = model(np.ones((2, 3, 32, 32), np.float32))
+    assert model.backward(np.ones_like(logits)).shape == (2, 3, 32, 32)
+    started = model.stages[0].blocks[0].dcn.bias
+    assert np.any(started.value), "a core operator starts as it likes: a Linear with a bias that is not 0"
+    assert variant_of(model) is None
+    with pytest.raises(ValueError, match="expected a model of DCNv3 layers, got one of Linear"):
+        costs(model, 32)
+    with pytest.raises(ValueError, match="expected a model of DCNv3 layers, got one of Linear"):
+        sampling_grids(model)
