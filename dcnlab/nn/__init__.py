@@ -30,6 +30,7 @@ from dcnlab.nn.image import (
 )
 from dcnlab.nn.loss import CrossEntropy
 from dcnlab.nn.module import Buffer, LoadedKeys, Module, ModuleList, Parameter, Sequential, no_grad
+from dcnlab.nn.randomness import seed_samples
 
 __all__ = [
     "GELU",
@@ -61,4 +62,5 @@ __all__ = [
     "WindowAttention",
     "check_layer",
     "no_grad",
+    "seed_samples",
 ]
