@@ -1,1 +1,1 @@
-"""Training of InternImage: data, optimiser, the loop, and several processes that train one model together."""
+"""Training: an InternImage from scratch, resumable, over several processes (`dcnlab train`)."""
