@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from dcnlab.checkpoints.save import _replacing
+from dcnlab.checkpoints.save import replacing
 from dcnlab.pages import new_figure, save_small
 from dcnlab.viz.canvas import group_colour
 
@@ -124,7 +124,7 @@ class History:
 
     def _rewrite(self, rows: Sequence[Row]) -> None:
         file: BinaryIO
-        with _replacing(Path(os.path.realpath(self.path))) as file:  # a link stays a link
+        with replacing(Path(os.path.realpath(self.path))) as file:  # a link stays a link
             file.write(f"{_HEADER}\n{''.join(map(_line, rows))}".encode("ascii"))
 
 
