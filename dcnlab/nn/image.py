@@ -170,6 +170,7 @@ class BatchNorm2d(Module):
         self.num_batches_tracked = Buffer((), zeros, np.int64, rng)
         self.eps, self.momentum = eps, momentum
 
+    @np.errstate(all="ignore")
     def forward(self, input: Array) -> Array:
         """Return the normalised (N, C, H, W)."""
         arrays = (input, self.weight.value, self.bias.value)
@@ -188,6 +189,7 @@ class BatchNorm2d(Module):
         self.keep(input=input, statistics=(mean, variance), joint=(count, self.total))
         return layers.batch_norm(*arrays, mean, variance, self.eps)
 
+    @np.errstate(all="ignore")
     def backward(self, grad_output: Array) -> Array:
         """Return the gradient of the input; in training mode, through the statistics too."""
         input, (mean, variance), joint = self.kept().input, self.kept().statistics, self.kept().joint
@@ -196,7 +198,6 @@ class BatchNorm2d(Module):
         self.weight.grad, self.bias.grad = grads.weight, grads.bias
         return grads.input if joint is None else grads.input + _through_statistics(input, mean, grads, *joint)
 
-    @np.errstate(all="ignore")
     def _track(self, input: Array, count: int, mean: Array, variance: Array) -> None:
         """Move the running statistics towards those of `count` values per channel."""
         if count == 0:
@@ -211,7 +212,6 @@ class BatchNorm2d(Module):
         self.num_batches_tracked.value = self.num_batches_tracked.value + 1
 
 
-@np.errstate(all="ignore")
 def _joint_statistics(input: Array, total: Callable[[Array], Array]) -> tuple[int, Array, Array]:
     """Return the number of values per channel, their mean and their variance, (C,) each, of the joined batch.
 
@@ -225,7 +225,6 @@ def _joint_statistics(input: Array, total: Callable[[Array], Array]) -> tuple[in
     return count, mean, total(squares) / max(count, 1)
 
 
-@np.errstate(all="ignore")
 def _through_statistics(
     input: Array, mean: Array, grads: BatchNormGrads, count: int, total: Callable[[Array], Array]
 ) -> Array:
