@@ -15,9 +15,8 @@ from dcnlab.nn.module import Module, Rng, Sequential
 class LargeKernelConv2d(Module):
     r"""A large and a small depthwise convolution of the same NCHW image, each with batch norm, added.
 
-    The small kernel helps training to find local patterns, which a large kernel alone finds badly (RepLKNet, arXiv
-    2203.06717, sec. 3, guideline 3). In inference it costs nothing: `merged` returns one convolution that computes
-    the same.
+    The small kernel is there for training, which it makes easier (RepLKNet, arXiv 2203.06717, sec. 3, guideline 3).
+    In inference it costs nothing: `merged` returns one convolution that computes the same.
 
     Parameters
     ----------
