@@ -16,7 +16,7 @@ from dcnlab.bench.timing import interleaved, milliseconds
 from dcnlab.internimage.summary import DCNV3_OPERATIONS
 
 MOST_BYTES, MOST_SECONDS = 2e9, 2.0  # what a point may need; a larger image is left out
-ROUNDS = 3
+ROUNDS = 5
 FITTED = 3  # points, the largest ones, that an exponent is fitted to
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dcnlab.internimage.receptive import Pixel
 from dcnlab.pages import new_figure
 from dcnlab.study.operator_fields import unpacked
 from dcnlab.study.operator_layers import OPERATORS, PATCH, sample_photo, shown_photo
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = dict(zip(OPERATORS, map(group_colour, (4, 0, 5, 2, 7)), strict=True))
+OPACITY = 0.9  # of a field on the photo
+CLOSE_UP = 9  # pixels of the features: a field that reaches no farther is enlarged
 MARKERS = dict(zip(OPERATORS, "os^Dv", strict=True))
 
 
@@ -36,7 +39,7 @@ def all_figures(record: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
             f"What one output pixel (cross) depends on: |gradient| over the {side}x{side} features of the photo, mean "
             f"over {directions} random signs of the channels, on a logarithmic scale; grey where there is no gradient. "
             "First and second row: the same pixel, and the photo mirrored. Third row: another pixel. The circles hold "
-            "50 % (solid) and 90 % (dashed) of a field; px are pixels of the features.",
+            "50 % (solid) and 90 % (dashed) of a field; px are pixels of the features. Framed: enlarged in the corner.",
         ),
         "adaptation.png": (
             adaptation(record),
@@ -75,8 +78,11 @@ def fields(record: dict[str, Any]) -> Figure:
             ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
             found = record["operators"][operator]["fields"][name]
             field = unpacked(found["levels"], record["side"])
-            shown = show_field(ax, field, 0.9, PATCH)
-            mark(ax, field, view["pixel"], PATCH, size=14)
+            shown = show_field(ax, field, OPACITY, PATCH)
+            if found["farthest"] > CLOSE_UP:
+                mark(ax, field, view["pixel"], PATCH, size=14)
+            else:
+                _close_up(ax, grey, field, view["pixel"])
             ax.set_xlabel(f"90 % within {found['radii'][1]:.3g} px", fontsize=9)
     for ax, title in zip(axes[0], ("photo", *OPERATORS), strict=True):
         ax.set_title(title, fontsize=11)
@@ -85,6 +91,21 @@ def fields(record: dict[str, Any]) -> Figure:
     field_colourbar(figure, shown, axes[:, 1:], shrink=0.6)
     circle_legend(figure)
     return figure
+
+
+def _close_up(ax: Axes, grey: np.ndarray, field: np.ndarray, pixel: Pixel) -> None:
+    """Draw a small field once more, enlarged, in the lower right corner; a frame shows where it is."""
+    from matplotlib.patches import Rectangle
+
+    y, x = (PATCH * (p + 0.5) - 0.5 for p in pixel)
+    reach = PATCH * (CLOSE_UP + 0.5)
+    frame: dict[str, Any] = {"fill": False, "edgecolor": "black", "linewidth": 1}
+    ax.add_patch(Rectangle((x - reach, y - reach), 2 * reach, 2 * reach, **frame))
+    inset = ax.inset_axes((0.48, 0.02, 0.5, 0.5))
+    inset.imshow(grey, cmap="gray", vmin=0, vmax=255)
+    show_field(inset, field, OPACITY, PATCH)
+    mark(inset, field, pixel, PATCH, size=0)
+    inset.set(xlim=(x - reach, x + reach), ylim=(y + reach, y - reach), xticks=[], yticks=[])
 
 
 def _photo(record: dict[str, Any], mirrored: bool) -> np.ndarray:
@@ -117,7 +138,7 @@ def adaptation(record: dict[str, Any]) -> Figure:
 
 def growth(record: dict[str, Any]) -> Figure:
     """Draw multiply-adds, memory and time against the side of the image."""
-    figure = new_figure(14, 4.8)
+    figure = new_figure(14, 5)
     counted, held, timed = figure.subplots(1, 3)
     _curves(counted, record, "multiply_adds", "million multiply-adds", lambda m: m / 1e6)
     _curves(held, record, "peak", "MB held at once", lambda m: m / 1e6)
@@ -143,6 +164,6 @@ def _curves(ax: Axes, record: dict[str, Any], what: str, label: str, scaled: Cal
     ax.minorticks_off()
     # Room above the curves for the legend.
     lowest = ax.get_ylim()[0]
-    ax.set_ylim(lowest, highest * (highest / lowest) ** 0.55)
+    ax.set_ylim(lowest, highest * (highest / lowest) ** 0.3)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, loc="upper left", fontsize=9)

@@ -19,12 +19,12 @@ HEAD = (
     "operator",
     "90 % within",
     "farthest",
-    "positions adapt",
-    "weights adapt",
+    "positions",
+    "weights",
     "M mult-adds",
-    "of them mixing",
+    "mixing",
     "MB held",
-    "MB kept",
+    "kept",
     "ms",
     "growth",
 )
@@ -76,29 +76,33 @@ def explanation(record: dict[str, Any]) -> str:
     side, made = record["side"], record["machine"]
     return (
         f"One image of {side}x{side} pixels and {record['channels']} channels, float32. px: pixels of the features. "
-        "positions, weights adapt: change of the derivative of an output pixel when the photo is mirrored (no: "
-        "exactly none). mixing: multiply-adds between pixels, the others are linear layers within each. MB held: at "
-        "once by forward and backward; MB kept: between them. growth: of multiply-adds and of memory held with the "
-        f"number of pixels n. ms: forward, one thread, on this machine, {made['cpu']}, {made['date']}."
+        "positions, weights: how much they adapt, the change of an output pixel's derivative when the photo is "
+        "mirrored; no: exactly none. mixing: the multiply-adds between pixels, the others are linear layers within "
+        "each. MB held: the most at once in forward and backward; kept: MB between the two. growth: of multiply-adds "
+        f"and of memory held, with the number of pixels n. ms: forward, one thread, on this machine, {made['cpu']}, "
+        f"{made['date']}."
     )
 
 
 def claim_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return what the paper's figure says of each operator, beside what was computed; see `CLAIM_HEAD`."""
-    found: list[tuple[str, ...]] = []
+    at, found = record["sides"].index(record["side"]), list[tuple[str, ...]]()
+    scale, farthest = list(record["dcnv3_reach"].items())[-1]
     for name, claims in CLAIMS.items():
         numbers = record["operators"][name]
         field, exponents = next(iter(numbers["fields"].values())), numbers["exponents"]
+        longer = f", {farthest:.3g} px with {scale} times the offsets" if name == DEFORMABLE else ""
         long_range, adaptive, efficient = ("yes" if claim else "no" for claim in claims)
         found.append(
             (
                 name,
                 long_range,
-                f"reaches {field['farthest']:.3g} px",
+                f"reaches {field['farthest']:.3g} px{longer}",
                 adaptive,
                 f"positions {changed(numbers['positions'])}, weights {changed(numbers['weights'])}",
                 efficient,
-                f"n^{exponents['multiply_adds']:.2f}, memory n^{exponents['peak']:.2f}",
+                f"{numbers['multiply_adds'][at] / 1e6:.0f} M, n^{exponents['multiply_adds']:.2f}; memory "
+                f"n^{exponents['peak']:.2f}",
             )
         )
     return found
@@ -116,8 +120,8 @@ def _range(record: dict[str, Any]) -> str:
     return (
         "How far DCNv3 sees is not built in, as in the others: with its offsets scaled by "
         f"{scales}, the farthest pixel it reads is {longer} away, for the same multiply-adds. What the paper calls "
-        f"long-range is what offsets can learn; here they are random, {record['offset_spread']:g} px in each direction in "
-        "the root mean square."
+        "long-range is what offsets can learn; here they are random, with a root mean square of "
+        f"{record['offset_spread']:g} px in each direction."
     )
 
 

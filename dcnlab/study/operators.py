@@ -16,7 +16,7 @@ from dcnlab import nn
 from dcnlab.backends import use_backend
 from dcnlab.bench.timing import machine
 from dcnlab.internimage.receptive import Pixel, radius_of_share
-from dcnlab.pages import save_small, writable_folder
+from dcnlab.pages import DPI, writable_folder
 from dcnlab.records import as_json
 from dcnlab.study import operator_costs as costs
 from dcnlab.study import operator_fields as measured
@@ -217,7 +217,7 @@ def _write(record: dict[str, Any], folder: Path) -> None:
     try:
         (folder / "operators.json").write_text(as_json(record) + "\n", encoding="utf-8")
         for name, (figure, _) in figures.items():
-            save_small(figure, folder / name)
+            figure.savefig(folder / name, dpi=DPI)
         write_page(folder, record, {name: caption for name, (_, caption) in figures.items()})
     except OSError as error:
         raise ValueError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 DECADES = 4  # of the logarithmic colour scale
-SHARES = {0.5: "-", 0.9: "--"}  # of the field that a circle holds, and how the circle is drawn
+SHARES: dict[float, Any] = {0.5: "-", 0.9: "--"}  # of the field that a circle holds, and how the circle is drawn
 PANEL = 3.1  # inches
 
 
@@ -54,14 +54,14 @@ def before_and_after(
     pairs = _checked(fields)
     size = pairs[0][1][0].shape
     centre = middle(size) if centre is None else centre
-    figure = new_figure(2 * PANEL * len(pairs) + 0.6, PANEL * size[0] / size[1] + 1.1)
+    figure = new_figure(2 * PANEL * len(pairs) + 0.6, 0.88 * PANEL * size[0] / size[1] + 0.9)
     axes = figure.subplots(1, 2 * len(pairs))
     for number, (name, pair) in enumerate(pairs):
         for ax, when, field in zip(axes[2 * number :], ("before training", "after training"), pair, strict=False):
             shown = show_field(ax, field)
             ax.tick_params(labelsize=8)
             radii = mark(ax, field, centre)
-            ax.set_title(f"{name}, {when}\n{radii_in_words(radii)}", fontsize=10)
+            ax.set_title(f"{name}, {when}\n{radii_in_words(radii)}", fontsize=9)
     field_colourbar(figure, shown, axes)
     circle_legend(figure)
     if path is not None:
@@ -113,7 +113,7 @@ def logarithm(field: np.ndarray) -> np.ndarray:
 
 
 def mark(ax: Axes, field: np.ndarray, pixel: Pixel, pixel_size: int = 1, size: float = 60) -> list[float]:
-    """Mark the pixel that a field belongs to, and circles that hold shares of it; return their radii in pixels."""
+    """Draw circles that hold shares of a field, and a cross of `size` at its pixel; return the radii in pixels."""
     from matplotlib.patches import Circle
 
     x, y = (pixel_size * (p + 0.5) - 0.5 for p in pixel[::-1])
