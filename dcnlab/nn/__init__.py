@@ -1,7 +1,7 @@
 """Layers: parameters, a forward pass, and a backward pass written by hand.
 
-Conv2d, DepthwiseConv2d, BatchNorm2d, DeformConv2d, PixelShuffle and GlobalAveragePool work on NCHW images; Linear,
-LayerNorm, GELU, MLP, DCNv3 and the attention layers on channels-last arrays.
+Conv2d, DepthwiseConv2d, LargeKernelConv2d, BatchNorm2d, DeformConv2d, PixelShuffle and GlobalAveragePool work on NCHW
+images; Linear, LayerNorm, GELU, MLP, DCNv3 and the attention layers on channels-last arrays.
 
 >>> import numpy as np
 >>> from dcnlab import nn
@@ -28,6 +28,7 @@ from dcnlab.nn.image import (
     ToChannelsFirst,
     ToChannelsLast,
 )
+from dcnlab.nn.large_kernel import LargeKernelConv2d
 from dcnlab.nn.loss import CrossEntropy
 from dcnlab.nn.module import Buffer, LoadedKeys, Module, ModuleList, Parameter, Sequential, no_grad
 from dcnlab.nn.randomness import seed_samples
@@ -47,6 +48,7 @@ __all__ = [
     "DropPath",
     "Dropout",
     "GlobalAveragePool",
+    "LargeKernelConv2d",
     "LayerNorm",
     "LayerScale",
     "Linear",
