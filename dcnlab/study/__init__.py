@@ -27,10 +27,10 @@ def run(name: str, out: str | os.PathLike[str], seeds: int = 5, jobs: int | None
         Processes at a time; by default one a processor.
     """
     if name == "operators":
-        from dcnlab.study import operators
+        from dcnlab.study.operators import run as run_operators
 
-        operators.run(out)
+        run_operators(out)
     else:
-        from dcnlab.study import ablation
+        from dcnlab.study.ablation import run as run_ablation
 
-        ablation.run(name, out, seeds, jobs)
+        run_ablation(name, out, seeds, jobs)
