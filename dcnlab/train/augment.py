@@ -156,8 +156,9 @@ def uniform_draws(samples: Sequence[int] | np.ndarray, epoch: int | None, seed: 
     if not (0 <= second < 2**64 and 0 <= seed < 2**64):
         raise ValueError(f"epoch and seed must be in 0..2^64-1, got epoch {epoch} and seed {seed}")
     numbers = [int(sample) for sample in samples]
-    if numbers and min(numbers) < 0:
-        raise ValueError(f"samples are numbered from 0, got {min(numbers)}")
+    strange = [number for number in numbers if not 0 <= number < 2**64]
+    if strange:
+        raise ValueError(f"samples are numbered from 0 to 2^64-1, got {strange[0]}")
     draws = np.empty((len(numbers), _DRAWS))
     for row, sample in zip(draws, numbers, strict=True):
         generator = np.random.Philox(key=_words(seed, stream), counter=_words(0, 0, second, sample))

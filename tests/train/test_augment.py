@@ -207,7 +207,8 @@ def test_settings_out_of_range_are_refused(settings, message):
     ("change", "message"),
     [
         ({"samples": [0]}, "got 2 images and 1 samples"),
-        ({"samples": [0, -1]}, "samples are numbered from 0, got -1"),
+        ({"samples": [0, -1]}, "samples are numbered from 0 to .*, got -1"),
+        ({"samples": [2**64, 0]}, "got 18446744073709551616"),
         ({"epoch": -1}, "got epoch -1 and seed 0"),
         ({"seed": 2**64}, "epoch and seed must be in"),
         ({"size": 27}, "images of 28x28 pixels do not fit 27x27; load them with size=27"),

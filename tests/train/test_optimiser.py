@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -140,6 +141,19 @@ def test_it_works_in_place_and_leaves_gradients_alone(rng):
     assert made.value is array
     assert (array != before).all()
     np.testing.assert_array_equal(made.grad, grad)
+
+
+def test_after_the_first_a_step_allocates_nothing_of_the_size_of_a_parameter():
+    layer = with_random_grads(nn.Linear(500, 400))
+    adam = AdamW(parameter_groups(layer, 0.1))
+    adam.step(0.1)
+    tracemalloc.start()
+    try:
+        adam.step(0.1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < layer.weight.value.nbytes / 20
 
 
 def test_a_parameter_without_a_gradient_stays():
