@@ -129,6 +129,12 @@ def choose(backend: str | None, array: Array) -> Backend:
     return BACKENDS[_known(backend or _in_force.get() or ("cuda" if is_cupy(array) else "numpy"))]
 
 
+def fastest() -> tuple[str, str]:
+    """Return the fastest backend for NumPy arrays here, and why it is not "cpu" where it is not."""
+    state, why = BACKENDS["cpu"].state()
+    return ("cpu", "") if state == "on" else ("numpy", why)
+
+
 def implementation(backend: Backend, module: str, array: Array) -> ModuleType:
     """Return a module of operators, such as "deformable", as the backend implements it. Nothing falls back silently.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dcnlab
-from dcnlab.backends import BACKENDS, use_backend
+from dcnlab.backends import fastest, use_backend
 from dcnlab.images import read_image
 from dcnlab.internimage.class_names import IMAGENET_1K, READERS, class_names
 from dcnlab.internimage.model import InternImage
@@ -116,12 +116,9 @@ def _loaded(weights: str | os.PathLike[str], variant: str | None, say: Say) -> I
 
 def _backend(say: Say) -> str:
     """Return the compiled backend where it can run, else the reference; say which."""
-    state, why = BACKENDS["cpu"].state()
-    if state == "on":
-        say("backend: cpu, the compiled kernels")
-        return "cpu"
-    say(f"backend: numpy, which is slower; cpu is off: {why}")
-    return "numpy"
+    name, why = fastest()
+    say(f"backend: numpy, which is slower; cpu is off: {why}" if why else "backend: cpu, the compiled kernels")
+    return name
 
 
 def _described(model: InternImage) -> str:

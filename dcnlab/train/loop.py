@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from dcnlab import nn
-from dcnlab.arrays import Array, as_numpy
-from dcnlab.backends import BACKENDS, use_backend
+from dcnlab.arrays import Array, array_module, as_numpy
+from dcnlab.backends import fastest, use_backend
+from dcnlab.launch.cuda import import_cupy
 from dcnlab.train.augment import RandomAffine
 from dcnlab.train.data import LabelledImages
 from dcnlab.train.distributed import ALONE, World, average_gradients, share_of, synchronise
@@ -63,7 +64,9 @@ class Trainer:
             raise ValueError(f"batch must be at most the {len(train.labels)} training images, got {settings.batch}")
         self.settings, self.train, self.test, self.world = settings, train, test, world
         self.model: nn.Module = settings.build(len(train.names)) if model is None else model
-        self.backend = chosen_backend(settings.backend)
+        self.backend = fastest()[0] if settings.backend == "auto" else settings.backend
+        if self.backend == "cuda":
+            self.model.to(import_cupy())
         self.progress = Progress(backend=self.backend)
         self.warp = RandomAffine(settings.rotate, (settings.smallest, settings.largest))
         self.loss = nn.CrossEntropy(settings.label_smoothing)
@@ -189,7 +192,8 @@ class Trainer:
         """Return (n, 3, size, size): in training as the epoch has them, in a test (None) always the same."""
         seed = TEST_SEED if epoch is None else self.settings.seed
         images = self.warp.transformed(data.images[samples], samples, epoch, seed, self.settings.size)
-        return images.astype(self.settings.dtype, copy=False)
+        first = self.model.parameters()[0].value
+        return array_module(first).asarray(images, self.settings.dtype)  # where the model is
 
     def _check(self, loss: float, norm: float, samples: np.ndarray) -> None:
         place = self.progress.step % self.steps_per_epoch + 1
@@ -246,13 +250,6 @@ class Trainer:
                 own = {name.removeprefix(f"{part}."): a for name, a in arrays.items() if name.startswith(f"{part}.")}
                 owner.load_state_dict(own)
         self.progress = progress
-
-
-def chosen_backend(wanted: str) -> str:
-    """Return the backend to train on: for "auto" the compiled one where it can run, else the reference."""
-    if wanted != "auto":
-        return wanted
-    return "cpu" if BACKENDS["cpu"].state()[0] == "on" else "numpy"
 
 
 def _pieces(samples: np.ndarray) -> Iterator[np.ndarray]:

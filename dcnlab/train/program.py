@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dcnlab.backends import BACKENDS
+from dcnlab.backends import fastest
 from dcnlab.checkpoints.save import replacing, save_checkpoint
 from dcnlab.pages import writable_folder
 from dcnlab.train.data import LabelledImages, describe, load_images, split
@@ -142,16 +142,12 @@ def _steps(trainer: Trainer) -> int:
 def _described(trainer: Trainer) -> str:
     settings, world = trainer.settings, trainer.world
     shared = f", {world.size} processes" if world.size > 1 else ""
-    off = "" if trainer.backend == "cpu" else _why_slow(settings)
+    why = fastest()[1] if settings.backend == "auto" else ""
+    off = f", which is slower; cpu is off: {why}" if why else ""
     return (
         f"InternImage {settings.model}, {trainer.model.parameter_count():,} parameters; {settings.epochs} epochs of "
         f"{trainer.steps_per_epoch} steps of {settings.batch} images; backend {trainer.backend}{off}{shared}"
     )
-
-
-def _why_slow(settings: Settings) -> str:
-    why = BACKENDS["cpu"].state()[1]
-    return f", which is slower; cpu is off: {why}" if settings.backend == "auto" and why else ""
 
 
 def _line(row: Row, epochs: int) -> str:

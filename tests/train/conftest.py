@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import dcnlab
+from dcnlab.bench import train as bench_train
+from dcnlab.errors import BackendUnavailable
 from dcnlab.train import distributed
 
 SECONDS = 60  # after which mpiexec ends a run that hangs
@@ -21,16 +22,15 @@ GRACE = 15  # that it gets to do so
 
 def find_mpiexec():
     """Return mpiexec: the one beside Python, which a wheel brings, or the one on the PATH."""
-    here = str(Path(sys.executable).parent)
-    found = shutil.which("mpiexec", path=here) or shutil.which("mpiexec")
-    missing = [
-        name for name, there in (("mpi4py", importlib.util.find_spec("mpi4py")), ("mpiexec", found)) if not there
-    ]
+    try:
+        found = bench_train.find_mpiexec()
+        missing = "" if importlib.util.find_spec("mpi4py") else f"mpi4py is not installed: {distributed.INSTALL}"
+    except BackendUnavailable as error:
+        missing = str(error)
     if missing:
-        reason = f"{' and '.join(missing)} not installed: {distributed.INSTALL}"
         if os.environ.get("DCNLAB_REQUIRE_MPI") == "1":
-            pytest.fail(f"DCNLAB_REQUIRE_MPI=1, but {reason}")
-        pytest.skip(reason)
+            pytest.fail(f"DCNLAB_REQUIRE_MPI=1, but {missing}")
+        pytest.skip(missing)
     return found
 
 
