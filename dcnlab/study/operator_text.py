@@ -86,7 +86,8 @@ def explanation(record: dict[str, Any]) -> str:
 
 def claim_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return what the paper's figure says of each operator, beside what was computed; see `CLAIM_HEAD`."""
-    at, found = record["sides"].index(record["side"]), list[tuple[str, ...]]()
+    found: list[tuple[str, ...]] = []
+    at = record["sides"].index(record["side"])
     scale, farthest = list(record["dcnv3_reach"].items())[-1]
     for name, claims in CLAIMS.items():
         numbers = record["operators"][name]

@@ -100,7 +100,7 @@ def _check(seed: int, sides: tuple[int, ...]) -> None:
 def _record(seed: int, sides: tuple[int, ...]) -> dict[str, Any]:
     photo = sample_photo()
     layers = build(features(photo, SIDE, seed), seed)
-    steps = (2 + len(VIEWS)) * len(layers) + len(sides)
+    steps = (1 + len(VIEWS)) * len(layers) + len(sides)
     with _progress(steps) as step:
         fields = _fields(layers, photo, seed, step)
         adapts = _adaptation(layers, photo, seed, step)
@@ -168,7 +168,6 @@ def _adaptation(
         step(f"adaptation of {name}")
         rows = [measured.gradients(layer, each, pixels, COMPARED_DIRECTIONS, seed) for each in inputs]
         found[name] = measured.adaptation(*rows)
-        step(f"adaptation of {name}")
     return found
 
 
