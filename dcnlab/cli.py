@@ -1,10 +1,12 @@
-"""The `dcnlab` command: demo, info, gradcheck, model, classify, kernels, bench, convert."""
+"""The `dcnlab` command: demo, info, gradcheck, model, classify, train, study, kernels, bench, convert."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from dcnlab.errors import BackendUnavailable
 
@@ -65,6 +67,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     classify.set_defaults(run=_classify)
 
+    _add_train(
+        commands.add_parser(
+            "train",
+            help="train an InternImage from scratch; also by mpiexec -n N dcnlab train ...",
+            description="Writes log.csv, curves.png, model.safetensors and the state of the run to a folder. "
+            "Exit status: 0 fine, 1 training diverged, 2 bad usage.",
+        )
+    )
+
+    study = commands.add_parser("study", help="the paper's questions at small scale: figures, a table, a page")
+    study.add_argument("name", choices=_studies(), metavar="NAME", help="one of %(choices)s")
+    study.add_argument("--out", metavar="DIR", help="folder to write (default: dcnlab-study-NAME)")
+    study.add_argument("--seeds", type=_positive, default=5, metavar="N", help="runs of each (default: %(default)s)")
+    study.add_argument("--jobs", type=_positive, metavar="N", help="runs at a time (default: the processors)")
+    study.set_defaults(run=_study)
+
     _add_kernels(
         commands.add_parser("kernels", help="list, check, compile and measure CUDA C++ kernels, without a GPU")
     )
@@ -82,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--huge", action="store_true", help="also the memory of variant H (1.09 billion parameters)")
     models.add_argument("--out", metavar="FILE.json", help="also record the figures")
     models.set_defaults(run=_bench_model)
+    trains = kinds.add_parser("train", help="a step of training as more processes share its batch")
+    trains.add_argument("--processes", type=_positive, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
+    trains.add_argument("--steps", type=_positive, default=20, metavar="N", help="timed (default: %(default)s)")
+    trains.add_argument("--out", metavar="FILE.json", help="also record the figures")
+    trains.set_defaults(run=_bench_train)
     gpu = kinds.add_parser("gpu", help="every rung on a GPU: checked, timed, beside what the GPU does at best")
     gpu.add_argument("--seconds", type=_positive, default=420, metavar="N", help="to spend (default: %(default)s)")
     gpu.add_argument("--out", metavar="FILE.json", help="also record the figures")
@@ -92,6 +115,32 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("output", metavar="OUT", help="the file to write; its suffix chooses the format")
     convert.set_defaults(run=_convert)
     return parser
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
+    """Add an option for each setting of a run; the settings say what each is."""
+    from dcnlab.train.settings import Settings
+
+    fields = {field.name: field for field in dataclasses.fields(Settings)}
+    data = fields.pop("data")
+    train.add_argument("data", nargs="?", default=data.default, metavar="DATA", help=f"{_help(data)} (%(default)s)")
+    folders = train.add_mutually_exclusive_group(required=True)
+    folders.add_argument("--out", metavar="DIR", help="folder of a new run")
+    folders.add_argument("--resume", metavar="DIR", help="go on with the run in a folder, with its settings")
+    for name, field in fields.items():
+        train.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(field.default),
+            default=field.default,
+            choices=field.metadata.get("choices"),
+            metavar=None if "choices" in field.metadata else "N",
+            help=f"{_help(field)} (%(default)s)",
+        )
+    train.set_defaults(run=_train)
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata["help"]).replace("%", "%%")
 
 
 def _add_kernels(kernels: argparse.ArgumentParser) -> None:
@@ -139,6 +188,12 @@ def _variants() -> list[str]:
     from dcnlab.internimage.variants import VARIANTS
 
     return list(VARIANTS)
+
+
+def _studies() -> list[str]:
+    from dcnlab.study import NAMES
+
+    return list(NAMES)
 
 
 def _natural(text: str) -> int:
@@ -198,6 +253,26 @@ def _classify(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _train(arguments: argparse.Namespace) -> int:
+    from dcnlab.train.program import resume, train
+    from dcnlab.train.settings import Settings
+
+    names = [field.name for field in dataclasses.fields(Settings)]
+    given = {name: getattr(arguments, name) for name in names}
+    if arguments.resume is None:
+        return train(Settings(**given), arguments.out)
+    if changed := [name for name in names if given[name] != getattr(Settings(), name)]:
+        raise ValueError(f"--resume goes on with the settings of the run; leave out {', '.join(changed)}")
+    return resume(arguments.resume)
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    from dcnlab.study import run
+
+    run(arguments.name, arguments.out or f"dcnlab-study-{arguments.name}", arguments.seeds, arguments.jobs)
+    return 0
+
+
 def _check_kernels(arguments: argparse.Namespace) -> int:
     from dcnlab.launch.check_file import check_file
 
@@ -235,6 +310,13 @@ def _bench_model(arguments: argparse.Namespace) -> int:
     from dcnlab.bench.model import run
 
     run(arguments.variant, arguments.size, arguments.repeats, arguments.out, arguments.huge)
+    return 0
+
+
+def _bench_train(arguments: argparse.Namespace) -> int:
+    from dcnlab.bench.train import run
+
+    run(arguments.processes, arguments.steps, arguments.out)
     return 0
 
 

@@ -52,7 +52,7 @@ def save_checkpoint(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarra
     write = writer(path)
     for name, array in arrays.items():
         _check_array(path, name, array)
-    with _replacing(target) as file:
+    with replacing(target) as file:
         write(file, arrays)
 
 
@@ -125,7 +125,7 @@ _WRITERS: dict[str, Callable[[BinaryIO, Mapping[str, np.ndarray]], None]] = {
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
+def replacing(target: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `target` if the block ends well, and vanishes if it does not."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:

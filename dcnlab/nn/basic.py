@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,15 @@ class _Dropped(Module):
     p : float
         Probability that an entry is dropped, from 0 to less than 1.
     rng : numpy.random.Generator, int or None
+
+    Attributes
+    ----------
+    uniform : callable or None
+        ``uniform(shape)`` returns the float32 numbers from [0, 1) that decide; see `seed_samples`. None, as in a new
+        layer: the layer's own generator, `rng`.
     """
+
+    uniform: Callable[[tuple[int, ...]], np.ndarray] | None = None
 
     def __init__(self, p: float = 0.0, rng: Rng = None) -> None:
         if not 0 <= p < 1:
@@ -136,6 +145,9 @@ class _Dropped(Module):
 
     def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
+
+    def _uniform(self, shape: tuple[int, ...]) -> np.ndarray:
+        return self.rng.random(shape, np.float32) if self.uniform is None else self.uniform(shape)
 
     @property
     def _keep_share(self) -> float:
@@ -149,7 +161,7 @@ class _Dropped(Module):
         if not self.training or self.p == 0:
             self.keep(mask=None, shape=input.shape)
             return input
-        survives = self.rng.random(self._mask_shape(input.shape), np.float32) >= self.p
+        survives = self._uniform(self._mask_shape(input.shape)) >= self.p
         mask = array_module(input).asarray(survives.astype(input.dtype) / input.dtype.type(self._keep_share))
         self.keep(mask=mask, shape=input.shape)
         return input * mask

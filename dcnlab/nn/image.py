@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from dcnlab.nn.basic import value_of
 from dcnlab.nn.initialise import by_fan_in, ones, zeros
 from dcnlab.nn.module import Buffer, Module, Parameter, Rng, require_grad_output, require_input
 from dcnlab.ops import dense, layers
-from dcnlab.reference.normalisation import batch_statistics
+from dcnlab.reference.normalisation import BatchNormGrads, batch_statistics
 
 
 class Conv2d(Module):
@@ -113,7 +114,7 @@ class DepthwiseConv2d(Conv2d):
 
 
 class BatchNorm2d(Module):
-    """Normalisation of each channel of NCHW images: `dcnlab.batch_norm`.
+    r"""Normalisation of each channel of NCHW images: `dcnlab.batch_norm`.
 
     In training mode with the statistics of the batch, which also move the running ones; in inference with the running
     ones.
@@ -132,7 +133,32 @@ class BatchNorm2d(Module):
     weight, bias : Parameter (channels,)
     running_mean, running_var : Buffer (channels,)
     num_batches_tracked : Buffer (), int64
+    total : callable or None
+        ``total(array)`` returns the sum of an array over all processes that train together, the same bits on each; it
+        is called equally often on all of them, also on one whose batch is empty. Training then normalises by the
+        statistics of the joined batch, and goes back through them; the gradients of weight and bias remain the sums
+        over this process's pixels. None, as in a new layer: the batch of this process is all there is.
+
+    Notes
+    -----
+    Of all n values :math:`x_j` of a channel in the joined batch,
+
+    .. math:: m = \frac1n \sum_j x_j, \quad v = \frac1n \sum_j (x_j - m)^2, \quad
+        y_i = w\,(x_i - m) / \sqrt{v + \epsilon} + b.
+
+    With gradients :math:`g_j` of the outputs, `dcnlab.batch_norm_backward` with the statistics given returns the part
+    of this process in the gradients of m and v. Summed over the processes they are
+
+    .. math:: M = -\sum_j \frac{g_j w}{\sqrt{v + \epsilon}}, \quad
+        V = -\frac12 \sum_j \frac{g_j w\,(x_j - m)}{(v + \epsilon)^{3/2}},
+
+    and since :math:`\partial m / \partial x_i = 1/n` and :math:`\partial v / \partial x_i = 2 (x_i - m) / n`
+    (m moves too, but :math:`\sum_j (x_j - m) = 0`), the gradient of the input is
+
+    .. math:: g_i w / \sqrt{v + \epsilon} + \bigl(M + 2 V (x_i - m)\bigr) / n.
     """
+
+    total: Callable[[Array], Array] | None = None
 
     def __init__(
         self, channels: int, eps: float = 1e-5, momentum: float = 0.1, dtype: Any = np.float32, rng: Rng = None
@@ -144,29 +170,36 @@ class BatchNorm2d(Module):
         self.num_batches_tracked = Buffer((), zeros, np.int64, rng)
         self.eps, self.momentum = eps, momentum
 
+    @np.errstate(all="ignore")
     def forward(self, input: Array) -> Array:
         """Return the normalised (N, C, H, W)."""
         arrays = (input, self.weight.value, self.bias.value)
-        if self.training:
+        if not self.training:
+            statistics = (self.running_mean.value, self.running_var.value)
+            self.keep(input=input, statistics=statistics, joint=None)
+            return layers.batch_norm(*arrays, *statistics, self.eps)
+        if self.total is None:
             output = layers.batch_norm(*arrays, eps=self.eps)
-            self._track(input)
-            self.keep(input=input, statistics=(None, None))
+            self._track(input, input.size // input.shape[1], *batch_statistics(input))
+            self.keep(input=input, statistics=(None, None), joint=None)
             return output
-        statistics = (self.running_mean.value, self.running_var.value)
-        self.keep(input=input, statistics=statistics)
-        return layers.batch_norm(*arrays, *statistics, self.eps)
-
-    def backward(self, grad_output: Array) -> Array:
-        """Return the gradient of the input; in training mode, through the statistics too."""
-        mean, variance = self.kept().statistics
-        arrays = (self.kept().input, self.weight.value, self.bias.value)
-        grads = layers.batch_norm_backward(grad_output, *arrays, mean, variance, self.eps)
-        self.weight.grad, self.bias.grad = grads.weight, grads.bias
-        return grads.input
+        require_input(self, input, "N", self.weight.size, "H", "W")
+        count, mean, variance = _joint_statistics(input, self.total)
+        self._track(input, count, mean, variance)
+        self.keep(input=input, statistics=(mean, variance), joint=(count, self.total))
+        return layers.batch_norm(*arrays, mean, variance, self.eps)
 
     @np.errstate(all="ignore")
-    def _track(self, input: Array) -> None:
-        count = input.size // input.shape[1]
+    def backward(self, grad_output: Array) -> Array:
+        """Return the gradient of the input; in training mode, through the statistics too."""
+        input, (mean, variance), joint = self.kept().input, self.kept().statistics, self.kept().joint
+        arrays = (input, self.weight.value, self.bias.value)
+        grads = layers.batch_norm_backward(grad_output, *arrays, mean, variance, self.eps)
+        self.weight.grad, self.bias.grad = grads.weight, grads.bias
+        return grads.input if joint is None else grads.input + _through_statistics(input, mean, grads, *joint)
+
+    def _track(self, input: Array, count: int, mean: Array, variance: Array) -> None:
+        """Move the running statistics towards those of `count` values per channel."""
         if count == 0:
             return  # an empty batch has no statistics
         if count == 1:
@@ -174,10 +207,31 @@ class BatchNorm2d(Module):
                 f"BatchNorm2d: training needs more than one value per channel, got {tuple(input.shape)}: one value has "
                 "no variance; call .eval() for inference"
             )
-        mean, variance = batch_statistics(input)
         for running, new in ((self.running_mean, mean), (self.running_var, variance * (count / (count - 1)))):
             running.value = running.value * (1 - self.momentum) + new * self.momentum
         self.num_batches_tracked.value = self.num_batches_tracked.value + 1
+
+
+def _joint_statistics(input: Array, total: Callable[[Array], Array]) -> tuple[int, Array, Array]:
+    """Return the number of values per channel, their mean and their variance, (C,) each, of the joined batch.
+
+    The mean comes first and the squares are those of what it leaves: E[x^2] - E[x]^2 would cancel.
+    """
+    n, _, height, width = input.shape
+    count = int(total(np.array([n * height * width], np.int64))[0])  # exact, and known on the host
+    mean = total(input.sum(axis=(0, 2, 3))) / max(count, 1)
+    centred = input - mean[:, None, None]
+    squares = array_module(input).einsum("nchw,nchw->c", centred, centred)
+    return count, mean, total(squares) / max(count, 1)
+
+
+def _through_statistics(
+    input: Array, mean: Array, grads: BatchNormGrads, count: int, total: Callable[[Array], Array]
+) -> Array:
+    """Return what the statistics of the joined batch add to the gradient of the input: (M + 2 V (x - m)) / n."""
+    both = array_module(input).concatenate([grads.mean, grads.variance])  # one message
+    by_mean, by_variance = total(both).reshape(2, -1, 1, 1) / max(count, 1)
+    return by_mean + 2 * by_variance * (input - mean[:, None, None])
 
 
 class PixelShuffle(Module):

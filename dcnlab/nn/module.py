@@ -155,12 +155,16 @@ class Module(ABC):
     def _members(self) -> list[tuple[str, Buffer | Module]]:
         return [(name, value) for name, value in vars(self).items() if isinstance(value, (Buffer, Module))]
 
+    def named_modules(self, name: str = "") -> Iterator[tuple[str, Module]]:
+        """Yield this module and all modules inside it with their names; its own is ""."""
+        yield name, self
+        for inner, member in self._members():
+            if isinstance(member, Module):
+                yield from member.named_modules(f"{name}.{inner}" if name else inner)
+
     def modules(self) -> Iterator[Module]:
         """Yield this module and all modules inside it."""
-        yield self
-        for _, member in self._members():
-            if isinstance(member, Module):
-                yield from member.modules()
+        return (module for _, module in self.named_modules())
 
     def named_state(self, prefix: str = "") -> Iterator[tuple[str, Buffer]]:
         """Yield the name and the `Parameter` or `Buffer` of everything in the state."""

@@ -93,6 +93,8 @@ LAYERS = [
     case("Conv2d 1x1", nn.Conv2d, IMAGE, args=(4, 3, 1), settings={"bias": False}),
     case("DepthwiseConv2d", nn.DepthwiseConv2d, IMAGE, args=(4, 3), settings={"padding": 1}),
     case("DepthwiseConv2d s(2,1)", nn.DepthwiseConv2d, IMAGE, args=(4, (2, 3)), settings={"stride": (2, 1)}),
+    case("LargeKernelConv2d", nn.LargeKernelConv2d, IMAGE, args=(4, 7, 3)),
+    case("LargeKernelConv2d uneven", nn.LargeKernelConv2d, IMAGE, args=(4, (3, 5), (1, 5))),
     case("BatchNorm2d", nn.BatchNorm2d, IMAGE, args=(4,)),
     case("PixelShuffle", nn.PixelShuffle, IMAGE, args=(2,), **PLAIN),
     case("GlobalAveragePool", nn.GlobalAveragePool, IMAGE, **PLAIN),

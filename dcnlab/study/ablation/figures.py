@@ -39,8 +39,8 @@ def all_figures(record: Record) -> dict[str, tuple[Figure, str]]:
         ),
         "curves": (
             curves(record),
-            f"The {epochs} epochs at that rate: mean over the seeds, and from the worst to the best run. Left: held-out "
-            "digits. Right: the loss in training, with label smoothing and random rotation and size.",
+            f"The {epochs} epochs at that rate: mean over the seeds, and from the worst to the best run. Left: the "
+            "held-out digits. Right: the loss in training, with label smoothing and random rotation and size.",
         ),
         "sums": (
             sums(record),
@@ -203,8 +203,8 @@ def _style(record: Record, name: str) -> dict[str, Any]:
 def _runs(ax: Axes, x: np.ndarray, runs: Runs, color: str, marker: str) -> None:
     """Draw a mark for each run, and a cross for those that diverged."""
     for at, run in zip(x, runs, strict=True):
-        shape = {"marker": "x", "color": "black"} if run["diverged"] else {"marker": marker, "color": color}
-        ax.scatter(at, 100 * counted_accuracy(run), s=42, zorder=3, linewidths=1.5 if run["diverged"] else 0.5, **shape)
+        shape, colour, line = ("x", "black", 1.5) if run["diverged"] else (marker, color, 0.5)
+        ax.scatter(at, 100 * counted_accuracy(run), s=42, zorder=3, marker=shape, color=colour, linewidths=line)
 
 
 def _range(ax: Axes, values: list[list[float]], name: str, style: dict[str, Any]) -> None:

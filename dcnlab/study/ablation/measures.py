@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from dcnlab import nn
 from dcnlab.arrays import Array
 from dcnlab.internimage import InternImage
 from dcnlab.internimage.blocks import Block
+from dcnlab.train.divergence import watched
 
 Measured = dict[str, Any]
 
@@ -37,7 +37,7 @@ def measure(model: InternImage, images: np.ndarray, labels: np.ndarray) -> Measu
     blocks = [(s, b, block) for s, stage in enumerate(model.stages) for b, block in enumerate(stage.blocks)]
     training, loss = model.training, nn.CrossEntropy()
     model.eval()
-    with scales([block for _, _, block in blocks]) as seen:
+    with scales(model, [block for _, _, block in blocks]) as seen:
         value = loss(model(images), labels)
         model.backward(loss.backward())
     layers = [
@@ -72,32 +72,20 @@ def modulation_sums(layer: Any) -> np.ndarray:
 
 
 @contextmanager
-def scales(blocks: Sequence[Block]) -> Iterator[list[dict[str, float]]]:
-    """Note the root mean squares of what passes the blocks inside the ``with``: a dict a block, see `block_numbers`."""
+def scales(model: InternImage, blocks: Sequence[Block]) -> Iterator[list[dict[str, float]]]:
+    """Note the root mean squares of what passes blocks inside the ``with``: a dict a block, see `block_numbers`."""
     seen: list[dict[str, float]] = [{} for _ in blocks]
-    watched = [
-        (module, method, name, found)
-        for block, found in zip(blocks, seen, strict=True)
-        for module, method, name in (
-            (block.dcn, "forward", "operator"),
-            (block, "forward", "stream"),
-            (block, "backward", "gradient"),
-        )
-    ]
-    # A layer is called through its attribute `forward`: one of the instance goes before that of the class.
-    for module, method, name, found in watched:
-        vars(module)[method] = partial(_noted, getattr(module, method), found, name)
-    try:
+    wanted = {(id(block.dcn), "forward"): (found, "operator") for block, found in zip(blocks, seen, strict=True)}
+    for block, found in zip(blocks, seen, strict=True):
+        wanted |= {(id(block), "forward"): (found, "stream"), (id(block), "backward"): (found, "gradient")}
+
+    def see(name: str, module: nn.Module, direction: str, inputs: list[Array], output: Any) -> None:
+        if (id(module), direction) in wanted:
+            found, what = wanted[id(module), direction]
+            found[what] = root_mean_square(output)
+
+    with watched(model, see):
         yield seen
-    finally:
-        for module, method, _, _ in watched:
-            del vars(module)[method]
-
-
-def _noted(right: Any, found: dict[str, float], name: str, array: Array) -> Array:
-    result: Array = right(array)
-    found[name] = root_mean_square(result)
-    return result
 
 
 @np.errstate(all="ignore")

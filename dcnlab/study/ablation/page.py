@@ -105,9 +105,9 @@ def cost_sentences(record: dict[str, Any]) -> list[str]:
         said.append(
             f"InternImage-{found['variant']}: {shared:,.1f} million parameters shared, {unshared:,.1f} million "
             f"unshared: {100 * found['more_parameters']:.1f} % more; sharing saves "
-            f"{100 * found['saved_parameters']:.1f} % of them, and {100 * found['saved_memory']:.1f} % of the memory of "
-            f"training on one image of {found['size']} pixels, counted with im2col. The paper: {found['paper']}; what "
-            "its memory counts it does not say."
+            f"{100 * found['saved_parameters']:.1f} % of them, and {100 * found['saved_memory']:.1f} % of the memory "
+            f"of training on one image of {found['size']} pixels, counted with im2col. The paper: {found['paper']}; "
+            "what its memory counts it does not say."
         )
     return said
 

@@ -14,9 +14,11 @@ from dcnlab.records import as_json
 from dcnlab.study.ablation import cost, depth
 from dcnlab.study.ablation.page import write_pages
 from dcnlab.study.ablation.runs import Job, in_parallel, settings_of, train_one
-from dcnlab.study.ablation.studies import DIGITS, FULL, Size, Study, require_study
+from dcnlab.study.ablation.studies import FULL, NET, Size, Study, require_study
 from dcnlab.study.ablation.verdicts import HEAD, RULE, lines, verdicts
 from dcnlab.tables import format_table
+
+OWN = ("model", "modulation", "lr", "seed", "save_every")  # settings of `dcnlab train` that a study decides itself
 
 
 def run(
@@ -53,12 +55,12 @@ def run(
     folder, started = writable_folder(out), time.perf_counter()
     todo = all_jobs(study, seeds, size)
     print(f"{study.title}: {len(todo)} runs of {todo[0].epochs} epochs, {size.train:,} digits", flush=True)
-    record = {
+    record: dict[str, Any] = {
         "study": name,
         "machine": machine(),
         "size": dataclasses.asdict(size) | {"epochs": todo[0].epochs, "seeds": seeds},
-        "settings": dataclasses.asdict(settings_of(todo[0])),
-        "model": DIGITS,
+        "settings": {k: v for k, v in dataclasses.asdict(settings_of(todo[0])).items() if k not in OWN},
+        "model": NET,
         "configurations": {key: {"model": c.model, "rates": c.rates} for key, c in study.configurations.items()},
         "runs": in_parallel(train_one, todo, jobs, name),
     }

@@ -18,6 +18,11 @@ from tqdm import tqdm
 from dcnlab.internimage import InternImage
 from dcnlab.study.ablation.measures import finite, measure
 from dcnlab.study.ablation.studies import DATA, Configuration, Size
+from dcnlab.train.augment import prepared
+from dcnlab.train.data import LabelledImages, load_images, split
+from dcnlab.train.divergence import Diverged
+from dcnlab.train.loop import Trainer
+from dcnlab.train.settings import Settings
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -46,15 +51,13 @@ def train_one(job: Job) -> dict[str, Any]:
         finished; "accuracy" of the last one, a share of the held-out digits, None if the run diverged; "diverged", in
         words, or None; "before" and "after", of `measure`, the latter None if the run diverged.
     """
-    from dcnlab.train.augment import prepared
-    from dcnlab.train.divergence import Diverged
-    from dcnlab.train.loop import Trainer
-
     train, test = digits(job.size.train, job.size.test)
     settings = settings_of(job)
     model = InternImage(**job.configuration.keywords, core_op=job.configuration.core_op, rng=job.seed)
     looked_at = prepared(test.images[: job.size.measured], settings.size), test.labels[: job.size.measured]
-    before, rows, diverged, after = measure(model, *looked_at), [], None, None
+    before = measure(model, *looked_at)
+    rows: list[dict[str, Any]] = []
+    diverged, after = None, None
     trainer = Trainer(settings, train, test, model)
     try:
         trainer.fit(rows.append)
@@ -68,9 +71,7 @@ def train_one(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "parameters": model.parameter_count(),
         "seconds": round(sum(row["seconds"] for row in rows), 2),
-        "rows": [
-            {name: value if isinstance(value, int) else finite(value) for name, value in row.items()} for row in rows
-        ],
+        "rows": [{key: v if isinstance(v, int) else finite(v) for key, v in row.items()} for row in rows],
         "accuracy": None if diverged else rows[-1]["test_accuracy"],
         "diverged": diverged,
         "before": before,
@@ -78,21 +79,16 @@ def train_one(job: Job) -> dict[str, Any]:
     }
 
 
-def settings_of(job: Job) -> Any:
+def settings_of(job: Job) -> Settings:
     """Return the settings of `dcnlab train` for a run: its defaults, but for what a study changes."""
-    from dcnlab.train.settings import Settings
-
-    return Settings(data=DATA, epochs=job.epochs, batch=job.size.batch, lr=job.rate, seed=job.seed)
+    return Settings(data=DATA, test=job.size.test, epochs=job.epochs, batch=job.size.batch, lr=job.rate, seed=job.seed)
 
 
 @cache
-def digits(train: int, test: int) -> tuple[Any, Any]:
+def digits(train: int, test: int) -> tuple[LabelledImages, LabelledImages]:
     """Return training and held-out digits, the classes in equal shares; read once in a process."""
-    from dcnlab.train.data import load_images, split
-
     most, held_out = split(load_images(DATA), test, SPLIT_SEED)
-    _, few = split(most, train, SPLIT_SEED) if train < len(most.labels) else (None, most)
-    return few, held_out
+    return split(most, train, SPLIT_SEED)[1], held_out
 
 
 def in_parallel(function: Callable[[T], R], jobs: Sequence[T], processes: int | None, title: str) -> list[R]:

@@ -9,18 +9,12 @@ from typing import Any
 
 from dcnlab import nn
 from dcnlab.modulation import KINDS
+from dcnlab.train.settings import DIGITS
 
 SOURCE = "Table 6 of arXiv 2211.05778: InternImage-T, top-1 accuracy on ImageNet"
 DATA = "mnist5k"
 
-# The net that is trained: `dcnlab train` calls it digits. Maps of 8x8, 4x4, 2x2 and 1x1 for images of 32x32.
-DIGITS: dict[str, Any] = {
-    "channels": 16,
-    "depths": [1, 1, 2, 1],
-    "groups": [2, 4, 8, 16],
-    "mlp_ratio": 2.0,
-    "num_classes": 10,
-}
+NET: dict[str, Any] = {**DIGITS, "num_classes": 10}  # that is trained: maps of 8x8, 4x4, 2x2 and 1x1
 RATE = 4e-3  # the paper's learning rate for T, S and B (its Table 7)
 
 
@@ -33,7 +27,7 @@ class Configuration:
     core_op : callable
         Of `InternImage`.
     model : dict
-        Keywords of `InternImage` that differ from `DIGITS`.
+        Keywords of `InternImage` that differ from `NET`.
     rates : tuple of float
         Learning rates; each is trained with every seed.
     """
@@ -45,7 +39,7 @@ class Configuration:
     @property
     def keywords(self) -> dict[str, Any]:
         """The keywords of `InternImage`, but for the core operator and the generator."""
-        return {**DIGITS, **self.model}
+        return {**NET, **self.model}
 
 
 @dataclass(frozen=True)

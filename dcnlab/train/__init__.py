@@ -1,0 +1,1 @@
+"""Training: an InternImage from scratch, resumable, over several processes (`dcnlab train`)."""
