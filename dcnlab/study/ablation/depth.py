@@ -50,7 +50,7 @@ def through_depth(kind: str, stack: str, logits: str, blocks: int = BLOCKS, seed
         modules: list[nn.Module] = [Block(CHANNELS, GROUPS, 0.0, settings, weights) for _ in range(blocks)]
     else:
         modules = [settings.core_op(CHANNELS, groups=GROUPS, rng=weights) for _ in range(blocks)]
-    layers = [module.dcn if isinstance(module, Block) else module for module in modules]
+    layers: list[Any] = [module.dcn if isinstance(module, Block) else module for module in modules]
     if logits == "random":
         for layer in layers:
             layer.mask.bias.value = values.standard_normal(layer.mask.bias.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -34,7 +34,11 @@ def measure(model: InternImage, images: np.ndarray, labels: np.ndarray) -> Measu
         "loss", and "layers": of each block in the order in which they run, "stage" and "block" from 0, and the numbers
         of `block_numbers`. What is not finite is None.
     """
-    blocks = [(s, b, block) for s, stage in enumerate(model.stages) for b, block in enumerate(stage.blocks)]
+    blocks = [
+        (s, b, block)
+        for s, stage in enumerate(model.stages)
+        for b, block in enumerate(cast("list[Block]", list(stage.blocks)))
+    ]
     training, loss = model.training, nn.CrossEntropy()
     model.eval()
     with scales(model, [block for _, _, block in blocks]) as seen:

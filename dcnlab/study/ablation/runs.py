@@ -24,7 +24,8 @@ from dcnlab.train.divergence import Diverged
 from dcnlab.train.loop import Trainer
 from dcnlab.train.settings import Settings
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 SPLIT_SEED = 0  # the same digits are held out in every run
 
