@@ -1,7 +1,8 @@
 """Layers: parameters, a forward pass, and a backward pass written by hand.
 
 Conv2d, DepthwiseConv2d, LargeKernelConv2d, BatchNorm2d, DeformConv2d, PixelShuffle and GlobalAveragePool work on NCHW
-images; Linear, LayerNorm, GELU, MLP, DCNv3 and the attention layers on channels-last arrays.
+images; Linear, LayerNorm, GELU, MLP, DCNv3, UnsharedDCNv3 and the attention layers on channels-last arrays.
+
 
 >>> import numpy as np
 >>> from dcnlab import nn
@@ -32,6 +33,7 @@ from dcnlab.nn.large_kernel import LargeKernelConv2d
 from dcnlab.nn.loss import CrossEntropy
 from dcnlab.nn.module import Buffer, LoadedKeys, Module, ModuleList, Parameter, Sequential, no_grad
 from dcnlab.nn.randomness import seed_samples
+from dcnlab.nn.unshared import UnsharedDCNv3
 
 __all__ = [
     "GELU",
@@ -61,6 +63,7 @@ __all__ = [
     "Sequential",
     "ToChannelsFirst",
     "ToChannelsLast",
+    "UnsharedDCNv3",
     "WindowAttention",
     "check_layer",
     "no_grad",

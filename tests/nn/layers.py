@@ -44,7 +44,7 @@ def randomise(layer: nn.Module, rng: np.random.Generator) -> None:
         value = 0.5 * rng.standard_normal(state.shape)
         state.value = 1 + abs(value) if name.endswith("running_var") else value
     for module in layer.modules():
-        if isinstance(module, nn.DCNv3):
+        if isinstance(module, (nn.DCNv3, nn.UnsharedDCNv3)):
             module.offset.weight.value *= 0.02
             module.offset.bias.value = rng.uniform(0.25, 0.75, module.offset.bias.shape) / max(module.offset_scale, 1)
         if isinstance(module, nn.DeformConv2d):
@@ -147,6 +147,27 @@ LAYERS = [
     *(
         case(f"DCNv3 {kind}", nn.DCNv3, (1, 3, 3, 4), args=(4,), settings={"groups": 2, "modulation": kind})
         for kind in ("sigmoid", "twice_sigmoid", "none")
+    ),
+    case(
+        "UnsharedDCNv3 offset scale 2",
+        nn.UnsharedDCNv3,
+        (1, 3, 4, 4),
+        args=(4,),
+        settings={"groups": 2, "offset_scale": 2.0, "modulation": "sigmoid"},
+    ),
+    case(
+        "UnsharedDCNv3 remove centre, stride (2, 1), dilation 2",
+        nn.UnsharedDCNv3,
+        (1, 5, 4, 4),
+        args=(4,),
+        settings={
+            "groups": 1,
+            "remove_center": True,
+            "stride": (2, 1),
+            "dilation": 2,
+            "padding": 2,
+            "offset_scale": 0.5,
+        },
     ),
     *(
         case(
