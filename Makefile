@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO_READY := $(VENV)/demo-ready
 WORKERS ?= auto
+STUDIES := operators receptive sharing groups modulation
 
 .PHONY: demo test lint check-kernels bench figures clean setup
 
@@ -35,6 +36,9 @@ figures: $(READY)
 	$(BIN)/dcnlab bench ops --out docs/results/ops.json
 	$(BIN)/python docs/real_weights.py
 	$(BIN)/dcnlab bench model --huge --out docs/results/model.json
+	$(BIN)/python docs/train_digits.py
+	$(BIN)/dcnlab bench train --out docs/results/scaling.json
+	for study in $(STUDIES); do $(BIN)/dcnlab study $$study --out dcnlab-study && cp dcnlab-study/$$study.json docs/results/; done
 	$(BIN)/dcnlab kernels compile --out docs/results/kernels.json
 	$(BIN)/dcnlab kernels bench --out docs/results/kernels.json
 	$(BIN)/python docs/refresh.py
@@ -55,4 +59,4 @@ $(READY): pyproject.toml | $(BIN)/python
 	touch $@ $(DEMO_READY)
 
 clean:
-	rm -rf $(VENV) dcnlab-demo
+	rm -rf $(VENV) dcnlab-demo dcnlab-study*
