@@ -4,8 +4,8 @@ README.md shows recorded runs, which `make figures` records anew first: ops.json
 bench ops --out`, `dcnlab bench model --huge --out`), demo.json (the results.json of a demo), real_weights.json
 (docs/real_weights.py), train.json (docs/train_digits.py) and scaling.json (`dcnlab bench train --out`).
 kernels/README.md lists the kernels by their header comments, and shows kernels.json (`dcnlab kernels compile --out`,
-`dcnlab kernels bench --out`) and the GPUs that were measured (kernels/results/*.json, by `dcnlab bench gpu --out`), with
-a picture of each that is drawn anew.
+`dcnlab kernels bench --out`) and the GPUs that were measured (kernels/results/*.json, by `dcnlab bench gpu --out`),
+with a picture of each that is drawn anew.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def train_block(record: dict[str, Any], scaling: dict[str, Any]) -> str:
     m, settings, last = record["machine"], record["settings"], record["rows"][-1]
     lines = [
         f"InternImage with {record['parameters']:,} parameters, from scratch on 4,000 real digits that are turned by "
-        f"up to {settings['rotate']:g} degrees and scaled by {settings['smallest']:g} to {settings['largest']:g} on the "
-        f"fly: **{100 * last['test_accuracy']:.1f} %** of the other 1,000, transformed in the same way, after "
+        f"up to {settings['rotate']:g} degrees and scaled by {settings['smallest']:g} to {settings['largest']:g} on "
+        f"the fly: **{100 * last['test_accuracy']:.1f} %** of the other 1,000, transformed in the same way, after "
         f"{last['epoch']} epochs and {record['seconds']:.0f} s (aim: 96 % in 180 s; backend {record['backend']}). "
         f"Recorded by docs/train_digits.py on {m['date']}: {m['cpu']}, {m['system']}, NumPy {m['numpy']}.",
         "",
