@@ -88,8 +88,8 @@ def multiply_adds(layer: nn.Module, height: int, width: int) -> MultiplyAdds:
 
 
 def _require_same_size(layer: nn.DepthwiseConv2d | nn.DCNv3, size: Pair) -> None:
-    kernel = layer.weight.shape[2:] if isinstance(layer, nn.DepthwiseConv2d) else layer.kernel_size
-    output = output_size(size, kernel, layer.stride, layer.padding, layer.dilation)
+    kernel = layer.kernel_size if isinstance(layer, nn.DCNv3) else layer.weight.shape[2:]
+    output = output_size(size, (kernel[0], kernel[1]), layer.stride, layer.padding, layer.dilation)
     if output != size:
         raise ValueError(f"multiply_adds: {type(layer).__name__} must keep the size, it makes {output} of {size}")
 
