@@ -90,6 +90,7 @@ def test_bad_input_is_one_line_and_status_2(data, tmp_path, capsys, arguments, m
     assert err.startswith("dcnlab train: ")
     assert message in err
     assert err.count("\n") == 1
+    assert not list(tmp_path.glob("run/*")), "nothing was begun"
 
 
 def test_a_damaged_run_is_refused(data, tmp_path, capsys):
