@@ -9,12 +9,13 @@
 //                 grad_input (of type A) set to 0 before
 //
 // WIDTH divides group_width; lanes is the power of two that WIDTH * lanes >= group_width asks for, at most 32.
-// The shuffles are in group_lanes.cuh. Shapes: dcnv3.cuh.
+// The shuffles are in warp.cuh and group_lanes.cuh. Shapes: dcnv3.cuh.
+// __launch_bounds__(128, 8): with nothing said of blocks, NVRTC spills registers to make room for more of them.
 #include "group_lanes.cuh"
 #include "scattered.cuh"
 
 template <typename T, typename A, int WIDTH>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 8)
 dcnv3_backward_shuffle(const T* __restrict__ grad_output, const T* __restrict__ input, const T* __restrict__ offset,
                        const T* __restrict__ mask, const int* __restrict__ taps, const A* __restrict__ residual,
                        Scattered<A> grad_input, T* __restrict__ grad_offset, T* __restrict__ grad_mask,
