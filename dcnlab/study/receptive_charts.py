@@ -14,7 +14,6 @@ from dcnlab.study.receptive_figures import (
     circle_legend,
     field_colourbar,
     mark,
-    radii_in_words,
     show_field,
 )
 from dcnlab.study.receptive_text import moves, plain, radii, runs_of
@@ -28,7 +27,7 @@ Record = dict[str, Any]
 
 SHOWN_STAGE = 2  # from 0, of the first figure: the first in which the paper sees a difference
 MARKERS = "osD^"
-PLACES = (5, 4, 0, 2)  # of the nets' colours among those of `group_colour`
+PLACES = (5, 4, 2, 0)  # of the nets' colours among those of `group_colour`
 
 
 def all_figures(record: Record) -> dict[str, tuple[Figure, str]]:
@@ -48,12 +47,13 @@ def all_figures(record: Record) -> dict[str, tuple[Figure, str]]:
         "receptive_pairs.png": (
             pairs(record),
             f"What the middle pixel of the map of stage {SHOWN_STAGE + 1} depends on, as in figure 7 of the paper: "
-            f"|gradient| of the image, {what}. The circles hold 50 % (solid) and 90 % (dashed) of a field.",
+            f"|gradient| of the image, {what}. The circles hold 50 % (solid) and 90 % (dashed) of a field. Offsets "
+            f"learn at {record['nets'][_fastest(record)]['offset_lr']:g} times the learning rate of the rest.",
         ),
         "receptive_stages.png": (
             stages(record),
-            f"All stages, before and after training: {what}. A new net of DCNv3 is the same however fast its offsets "
-            "will learn.",
+            f"All stages, before and after training: {what}. Below each field its radii, mean over the seeds. A new "
+            "net of DCNv3 is the same however fast its offsets will learn.",
         ),
         "receptive_radii.png": (
             chart_of_radii(record),
@@ -74,12 +74,17 @@ def all_figures(record: Record) -> dict[str, tuple[Figure, str]]:
 
 def pairs(record: Record) -> Figure:
     """Draw the fields of one stage, of DCNv3 and of the convolution, before and after training."""
-    first = next(net for net, facts in record["nets"].items() if facts["deformable"])
     shown = {
         net: (_field(record, net, "before", SHOWN_STAGE), _field(record, net, "after", SHOWN_STAGE))
-        for net in (first, plain(record))
+        for net in (_fastest(record), plain(record))
     }
     return before_and_after(shown, centre=_centre(record, SHOWN_STAGE), pixel_size=record["pixel_size"])
+
+
+def _fastest(record: Record) -> str:
+    """Return the net of DCNv3 whose offsets learn fastest."""
+    nets = {net: facts["offset_lr"] for net, facts in record["nets"].items() if facts["deformable"]}
+    return max(nets, key=lambda net: nets[net])
 
 
 def stages(record: Record) -> Figure:
@@ -91,8 +96,9 @@ def stages(record: Record) -> Figure:
     for row, (net, when) in zip(grid, rows, strict=True):
         for stage, ax in enumerate(row):
             shown = show_field(ax, _field(record, net, when, stage), pixel_size=record["pixel_size"])
-            found = mark(ax, _field(record, net, when, stage), _centre(record, stage), record["pixel_size"], size=30)
-            ax.set_xlabel(radii_in_words([record["pixel_size"] * radius for radius in found]), fontsize=9)
+            mark(ax, _field(record, net, when, stage), _centre(record, stage), record["pixel_size"], size=30)
+            half, most = radii(record, net, when)[:, stage].mean(axis=0)
+            ax.set_xlabel(f"50 %: {half:.1f} px, 90 %: {most:.1f} px", fontsize=9)
             ax.set(xticks=[], yticks=[])
         row[0].set_ylabel(f"{net}\n{when} training", fontsize=10)
     for stage, ax in enumerate(grid[0]):
@@ -133,23 +139,22 @@ def chart_of_radii(record: Record) -> Figure:
     panels = figure.subplots(1, len(record["shares"]))
     apart = _apart(record)
     for share, ax in enumerate(panels):
-        for net in record["nets"]:
-            for when, line in (("before", ":"), ("after", "-")):
-                values = radii(record, net, when)[..., share]  # (seeds, stages)
-                label = net if when == "after" else None
-                _curve(ax, values, apart[net], {**_style(record, net), "linestyle": line}, label)
+        for net, when in _distinct(record):
+            values = radii(record, net, when)[..., share]  # (seeds, stages)
+            line = {"before": ":", "after": "-"}[when]
+            _curve(ax, values, apart[net], {**_style(record, net), "linestyle": line}, f"{net}, {when}")
         ax.axhline(record["even"][share], color="0.55", linewidth=1.2, linestyle="--", label="even field")
         ax.set_xticks(range(values.shape[1]), [str(stage + 1) for stage in range(values.shape[1])])
         ax.set(xlabel="stage", ylabel="radius (pixels of the image)", ylim=(0, None))
         ax.set_title(f"{100 * record['shares'][share]:.0f} % of the field", fontsize=11)
         ax.grid(alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def offsets(record: Record) -> Figure:
     """Draw how far training moved the taps, by layer."""
-    figure = new_figure(8, 4.2)
+    figure = new_figure(11, 4.4)
     ax = figure.subplots()
     nets = [net for net, facts in record["nets"].items() if facts["deformable"]]
     layers = runs_of(record, nets[0])[0]["after"]["moves"]

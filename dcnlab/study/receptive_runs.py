@@ -18,6 +18,7 @@ from dcnlab.internimage import InternImage
 from dcnlab.internimage.receptive import Pixel, centre_on_image, fields_of_maps, middle, radius_of_share
 from dcnlab.internimage.sampled import sampling_grids, stage_stride
 from dcnlab.internimage.variants import LEVELS
+from dcnlab.launch.threads import num_threads
 from dcnlab.study.receptive_figures import SHARES
 from dcnlab.train.data import LabelledImages, load_images, split
 from dcnlab.train.loop import TEST_SEED, Trainer
@@ -28,7 +29,7 @@ NETS = {DEFORMABLE: 0.1, FASTER: 1.0, PLAIN: 0.1}  # the learning rate of the of
 DIRECTIONS = 4  # random signs that a field is a mean over
 SPLIT_SEED = 0  # the same digits are held out in every run
 
-# Digits of 56 to 126 pixels: larger than what stage 3 of a new net sees.
+# Digits in squares of 56 to 126 pixels: about what stage 3 of a new net sees, and more.
 TRAINING = Settings(size=128, batch=32, epochs=4, smallest=2.0, largest=4.5)
 
 Measured = dict[str, Any]
@@ -209,7 +210,7 @@ def train_all(jobs: Sequence[Job], processes: int | None) -> list[Measured]:
     ----------
     jobs : list of Job
     processes : int, optional
-        By default one a processor.
+        By default as many as there are processors, or as DCNLAB_NUM_THREADS says.
 
     Raises
     ------
@@ -220,7 +221,7 @@ def train_all(jobs: Sequence[Job], processes: int | None) -> list[Measured]:
 
     if processes is not None and processes < 1:
         raise ValueError(f"jobs must be at least 1, got {processes}")
-    count = min(processes or os.cpu_count() or 1, len(jobs))
+    count = min(processes or num_threads(), max(len(jobs), 1))
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(count, context, _one_thread) as pool:
         runs = pool.map(train_one, jobs)

@@ -18,6 +18,7 @@ from dcnlab.internimage import InternImage
 from dcnlab.internimage.receptive import centre_on_image, effective_receptive_field, middle, radius_of_share
 from dcnlab.study import receptive
 from dcnlab.study.receptive_charts import all_figures
+from dcnlab.study.receptive_figures import before_and_after
 from dcnlab.study.receptive_page import write_page
 from dcnlab.study.receptive_runs import (
     DEFORMABLE,
@@ -217,6 +218,16 @@ def test_rows_are_means_over_the_seeds():
     assert found[1][:3] == ("", "", "")
 
 
+def test_a_field_of_larger_pixels():
+    spot = np.exp(-(np.hypot(*np.ogrid[-8:8, -8:8]) ** 2) / 18)
+    figure = before_and_after({"net": (spot, spot)}, pixel_size=2)
+    radius = 2 * radius_of_share(spot, (8, 8), 0.5)
+    circle = figure.axes[0].patches[0]
+    assert (circle.radius, circle.center) == (radius, (16.5, 16.5))  # the middle of pixels 16 and 17
+    assert figure.axes[0].get_title().endswith(f"90 % within {2 * radius_of_share(spot, (8, 8), 0.9):.3g} px")
+    assert list(figure.axes[0].images[0].get_extent()) == [-0.5, 31.5, 31.5, -0.5]
+
+
 def test_figures_come_from_the_record_alone():
     record = made(GROWN)
     figures = all_figures(record)
@@ -224,7 +235,7 @@ def test_figures_come_from_the_record_alone():
     panels = [ax for ax in figures["receptive_stages.png"][0].axes if ax.images]
     assert len(panels) == 4 * 5  # the two nets of DCNv3 start alike
     lines = figures["receptive_radii.png"][0].axes[1].get_lines()
-    drawn = [line.get_ydata() for line in lines if line.get_label() == FASTER]
+    drawn = [line.get_ydata() for line in lines if line.get_label() == f"{FASTER}, after"]
     np.testing.assert_allclose(drawn, [[20.5] * 4])
     moved = {line.get_label(): line.get_ydata() for line in figures["receptive_offsets.png"][0].axes[0].get_lines()}
     np.testing.assert_array_equal(moved["between regular taps"], [4, 8])
@@ -240,7 +251,7 @@ def test_a_page_of_a_record(tmp_path):
     page = (tmp_path / "receptive.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 4
     assert "$" not in page
-    for text in [*findings(record), RULE, *captions.values(), "28 to 31 pixels tall", "1,234"]:
+    for text in [*findings(record), RULE, *captions.values(), "squares of 28 to 31 pixels", "1,234"]:
         assert html.escape(text) in page
 
 
