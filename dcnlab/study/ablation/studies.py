@@ -120,7 +120,9 @@ class Size:
 
 
 FULL = Size()
-QUICK = Size(train=256, test=100, epochs=1, measured=16, blocks=4)  # for tests: seconds, and no answer to anything
+QUICK = Size(
+    train=128, test=50, epochs=1, measured=16, blocks=4, batch=32
+)  # for tests: seconds, and no answer to anything
 
 RATES = (RATE, 4 * RATE, 16 * RATE)
 DEEP = {"depths": [1, 1, 6, 1]}

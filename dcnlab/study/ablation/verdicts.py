@@ -76,8 +76,9 @@ def compare(first: Sequence[float], second: Sequence[float]) -> Comparison:
 
     With a sample of less than two there is no spread, and the interval is infinite.
 
-    >>> compare([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
-    Comparison(difference=0.0, half_width=2.26...)
+    >>> difference, half = compare([91.0, 92.0, 93.0], [90.0, 91.0, 92.0])
+    >>> round(difference, 2), round(half, 2)
+    (1.0, 2.27)
     """
     from scipy.special import stdtrit
 
