@@ -23,7 +23,7 @@ from dcnlab.study.ablation.cost import counted, kept_bytes, measured
 from dcnlab.study.ablation.depth import through_depth
 from dcnlab.study.ablation.measures import measure, root_mean_square
 from dcnlab.study.ablation.program import all_jobs
-from dcnlab.study.ablation.runs import Job, in_parallel, train_one
+from dcnlab.study.ablation.runs import Job, in_parallel, start_statistics, train_one
 from dcnlab.study.ablation.studies import FULL, NET, QUICK, Configuration
 from dcnlab.study.ablation.verdicts import STUCK
 
@@ -240,6 +240,17 @@ def test_ctrl_c_ends_the_processes():
         time.sleep(0.1)
     os.killpg(child.pid, signal.SIGKILL)
     pytest.fail("a process outlived its parent")
+
+
+def test_batch_norms_start_from_a_batch(net):
+    model, images, _ = net
+    start_statistics(model, images)
+    convolution, (norm,), *_ = model.head_layers.conv_head
+    x = convolution(model.features(images)[-1].transpose(0, 3, 1, 2))  # what the norm sees
+    np.testing.assert_allclose(norm.running_mean.value, x.mean(axis=(0, 2, 3)), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(norm.running_var.value, x.var(axis=(0, 2, 3), ddof=1), rtol=1e-9)
+    assert norm.momentum == 0.1
+    assert norm._kept is None
 
 
 @needs_digits

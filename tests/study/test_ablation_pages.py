@@ -22,9 +22,9 @@ def layers(count, level):
     return {
         "loss": 1.0,
         "layers": [
-            {"stage": min(i, 3), "block": max(i - 3, 0), "sum_mean": level, "sum_std": 0.1 * level, "sum_least": 0.0}
+            {"stage": stage, "block": block, "sum_mean": level, "sum_std": 0.1 * level, "sum_least": 0.0}
             | {"sum_most": 9.0, "operator": level / (i + 1), "stream": level * (i + 1), "gradient": 1e-3 * level}
-            for i in range(count)
+            for i, (stage, block) in enumerate((s, b) for s in range(4) for b in range(count - 3 if s == 2 else 1))
         ],
     }
 

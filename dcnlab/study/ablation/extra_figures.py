@@ -10,7 +10,7 @@ from dcnlab.modulation import KINDS
 from dcnlab.pages import new_figure
 from dcnlab.study.ablation.cost import BYTES, TRAINED
 from dcnlab.study.ablation.depth import LOGITS, STACKS
-from dcnlab.study.ablation.figures import MARKERS
+from dcnlab.study.ablation.figures import MARKERS, readable_decades
 from dcnlab.viz.canvas import group_colour
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-SHORT = {"blocks": "blocks (norm, shortcut, MLP)", "layers": "layers alone"}
+SHORT = {"blocks": "blocks", "layers": "layers alone"}
 SHARING = {"shared": group_colour(0), "unshared": group_colour(1)}
 
 
@@ -59,6 +59,7 @@ def depth(record: Record) -> Figure:
             ax.axhline(1, color="0.6", linewidth=0.8, zorder=0)
             ax.grid(alpha=0.3)
             ax.set(xlabel=f"{stack} below")
+            readable_decades(ax)
         row[0].set_title(f"{SHORT[stack]}: features / input", fontsize=11)
         row[1].set_title(f"{SHORT[stack]}: gradient / gradient sent", fontsize=11)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)

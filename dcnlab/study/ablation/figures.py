@@ -99,7 +99,8 @@ def rates(record: Record) -> Figure:
         _runs(ax, places, [run for runs in found.values() for run in runs], **style)
         means = [100 * np.mean([counted_accuracy(r) for r in runs]) for runs in found.values()]
         line = ("-", "--", "-.", ":")[place % 4]
-        ax.plot(x, means, linestyle=line, linewidth=2, label=name, zorder=1, **style)
+        ax.plot(x, means, line, linewidth=2, color=style["color"], zorder=1)
+        ax.plot([], [], line, linewidth=2, label=name, **style)  # for the legend: the line with the mark of its runs
     ticks = sorted({rate for name in several for rate in by_rate(record, name)})
     ax.set_xscale("log")
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

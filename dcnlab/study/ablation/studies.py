@@ -111,7 +111,7 @@ class Size:
     batch : int
     """
 
-    train: int = 2000
+    train: int = 1600
     test: int = 1000
     epochs: int | None = None
     measured: int = 64
