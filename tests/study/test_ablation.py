@@ -265,6 +265,7 @@ def test_a_diverged_run_is_a_result():
 
 
 @needs_digits
+@pytest.mark.slow
 def test_a_run_is_repeated_by_its_seed():
     configuration = Configuration(model=TINY | {"num_classes": 10})
     first, again, other = (train_one(Job("", configuration, 4e-3, seed, 1, QUICK)) for seed in (1, 1, 2))

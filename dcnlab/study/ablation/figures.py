@@ -70,7 +70,7 @@ def all_figures(record: Record) -> dict[str, tuple[Figure, str]]:
 def accuracy(record: Record) -> Figure:
     """Draw the accuracy of every run of each configuration at its best rate, and the means."""
     names = list(record["configurations"])
-    figure = new_figure(1.8 + 1.45 * len(names), 4.4)
+    figure = new_figure(max(8.5, 1.8 + 1.45 * len(names)), 4.4)
     ax = figure.subplots()
     for place, name in enumerate(names):
         runs = by_rate(record, name)[best_rate(record, name)]

@@ -148,8 +148,8 @@ STUDIES = {
         epochs=4,
         measures=("depth",),
         note="The paper's net has 30 blocks, 18 of them in one stage; this one has 5, the deep one 9, and a layer norm "
-        "in front of each takes back the scale that the sum over the taps gives. The paper does not say what stands "
-        "in the place of the softmax: its 65.7 is set against all three here.",
+        "in front of each takes back the scale that the sum over the taps gives. The row of the paper says only that "
+        "there is no softmax: it is set against all three here.",
     ),
     "sharing": Study(
         title="One projection for all taps, or one for each",

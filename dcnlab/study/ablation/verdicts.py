@@ -11,7 +11,8 @@ import numpy as np
 from dcnlab.study.ablation.studies import MARGIN, Claim, require_study
 
 CHANCE = 0.1  # accuracy of guessing one of ten digits: what a diverged run counts with
-STUCK = 2 * CHANCE  # a run that ends below has learned nothing
+STUCK = 2 * CHANCE  # a run that ends below has learned next to nothing
+FAILED = f"below {STUCK:.0%}"
 CONFIDENCE = 0.95
 
 RULE = (
@@ -44,7 +45,7 @@ def counted_accuracy(run: dict[str, Any]) -> float:
 
 
 def failed(run: dict[str, Any]) -> bool:
-    """Whether a run diverged, or has learned nothing."""
+    """Whether a run diverged, or has learned next to nothing."""
     return counted_accuracy(run) < STUCK
 
 
@@ -158,7 +159,7 @@ HEAD = (
     "spread",
     "range",
     "diverged",
-    "learned nothing",
+    FAILED,
     "mean sum over taps",
     "parameters",
 )
