@@ -12,7 +12,7 @@ from dcnlab.pages import figure_element, page_part, save_small, style, table_row
 from dcnlab.study.ablation.extra_figures import extra_figures
 from dcnlab.study.ablation.figures import all_figures
 from dcnlab.study.ablation.studies import SOURCE, require_study
-from dcnlab.study.ablation.verdicts import HEAD, RULE, best_rate, lines, verdicts
+from dcnlab.study.ablation.verdicts import FAILED, HEAD, RULE, best_rate, lines, verdicts
 
 KEYS = ("machine", "size", "settings", "configurations", "runs", "seconds")  # that every record has
 
@@ -82,7 +82,7 @@ def _best_lines(record: dict[str, Any]) -> list[list[str]]:
 
 def _table(record: dict[str, Any]) -> str:
     rows = lines(record)
-    failed = HEAD.index("learned nothing")
+    failed = HEAD.index(FAILED)
     return table_rows(HEAD, rows, bad=[not row[failed].startswith("0 ") for row in rows])
 
 
