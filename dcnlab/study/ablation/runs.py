@@ -95,7 +95,6 @@ def renew_statistics(trainer: Trainer, batches: int, epoch: int) -> None:
     of a hundred steps may end with a hundred times that: nets that were right about 88 % of the digits by the
     statistics of the batch were right about 10 % by the running ones.
     """
-    settings = trainer.settings
     norms = [module for module in trainer.model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     trainer.model.train()
