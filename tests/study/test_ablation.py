@@ -23,9 +23,10 @@ from dcnlab.study.ablation.cost import counted, kept_bytes, measured
 from dcnlab.study.ablation.depth import through_depth
 from dcnlab.study.ablation.measures import measure, root_mean_square
 from dcnlab.study.ablation.program import all_jobs
-from dcnlab.study.ablation.runs import Job, in_parallel, renew_statistics, train_one
+from dcnlab.study.ablation.runs import Job, renew_statistics, train_one
 from dcnlab.study.ablation.studies import FULL, NET, QUICK, Configuration
 from dcnlab.study.ablation.verdicts import STUCK
+from dcnlab.study.parallel import in_parallel
 from dcnlab.train.data import LabelledImages
 from dcnlab.train.loop import Trainer
 from dcnlab.train.settings import Settings
@@ -217,7 +218,7 @@ def test_an_error_of_a_job_ends_all_at_once():
 CTRL_C = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the suite runs in the background
-from dcnlab.study.ablation.runs import in_parallel
+from dcnlab.study.parallel import in_parallel
 print("ready", flush=True)
 in_parallel(time.sleep, [60.0, 60.0], 2, "test")
 """
@@ -289,7 +290,7 @@ def test_a_run_is_repeated_by_its_seed():
 @pytest.mark.slow
 def test_a_quick_study_from_end_to_end(tmp_path, capsys):
     record = run("sharing", tmp_path / "new", seeds=1, jobs=2, size=QUICK)
-    text = (tmp_path / "new" / "study_sharing.json").read_text()
+    text = (tmp_path / "new" / "sharing.json").read_text()
     assert json.loads(text) == record
     assert {(r["configuration"], r["seed"]) for r in record["runs"]} == {("shared", 0), ("unshared", 0)}
     first, second = record["runs"]
@@ -298,8 +299,8 @@ def test_a_quick_study_from_end_to_end(tmp_path, capsys):
     assert record["size"]["epochs"] == 1
     assert record["settings"]["data"] == "mnist5k"
     written = {path.name for path in (tmp_path / "new").iterdir()}
-    figures = {f"study_sharing_{name}.png" for name in ("accuracy", "curves", "sums", "scales", "cost")}
-    assert written == figures | {"study_sharing.json", "study_sharing.html"}
+    figures = {f"sharing_{name}.png" for name in ("accuracy", "curves", "sums", "scales", "cost")}
+    assert written == figures | {"sharing.json", "sharing.html"}
     printed = capsys.readouterr().out
     assert "too few runs to say anything" in printed
     assert "582,684" in printed
