@@ -31,7 +31,15 @@ from dcnlab.exercises.report import WIDTH, Report
 __all__ = ["Exercise", "Report", "check", "get", "hint", "names"]
 
 # In rising order. Each is a module of this package that defines EXERCISE.
-_NAMES = ("bilinear_sample",)
+_NAMES = (
+    "bilinear_sample",
+    "bilinear_slopes",
+    "dcnv2_forward",
+    "grad_mask",
+    "grad_offset",
+    "softmax_backward",
+    "scatter",
+)
 
 
 def names() -> list[str]:

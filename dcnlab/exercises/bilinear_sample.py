@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from dcnlab.exercises import faulty_sampling as faulty
@@ -52,6 +50,7 @@ def cases() -> list[Case]:
         ("left of the first column", 2.5, -0.3),
         ("below the last row", 3.4, 1.25),
         ("right of the last column", 0.75, 4.2),
+        ("on the last pixel", 3.0, 4.0),
         ("in the corner, with one pixel in reach", -0.5, -0.5),
         ("exactly one pixel above the image", -1.0, 2.0),
         ("far outside", -7.5, 12.25),
@@ -74,9 +73,9 @@ def locate(index: tuple[int, ...], arguments: Arguments) -> str:
     return "the value should be " + " + ".join(parts)
 
 
-def simulate(mistakes: frozenset[str], image: np.ndarray, y: float, x: float) -> Any:
+def simulate(mistakes: frozenset[str], image: np.ndarray, y: float, x: float) -> np.ndarray:
     """Return the value with some mistakes made."""
-    return sum(w * image[row, column] for row, column, w, *_ in faulty.corners(y, x, image.shape, mistakes))
+    return faulty.value(image, y, x, mistakes)
 
 
 EXERCISE = Exercise(
@@ -95,6 +94,7 @@ EXERCISE = Exercise(
             faulty.CLAMPED,
             faulty.WRAPPED,
             faulty.DROPPED,
+            faulty.FENCED,
             faulty.TRUNCATED,
             faulty.MIRRORED,
             faulty.NEAREST,

@@ -104,7 +104,7 @@ class FunctionCheck:
         if not failed:
             return Report(ok=True, kind="solved", finding=f"All {len(cases)} cases agree.")
         first = trials[failed[0]]
-        title = f"{first.case.title} (case {failed[0] + 1} of {len(cases)}; {len(failed)} fail)"
+        title = f"{failed[0] + 1} of {len(cases)}: {first.case.title}. Of all cases, {len(failed)} fail."
         if first.outcome.result is None:
             advice = self.advice.get(first.outcome.error, "")
             return Report(False, first.outcome.kind, first.outcome.problem, title, advice)
@@ -139,15 +139,15 @@ class FunctionCheck:
         """Return what can be said when no mistake explains all results."""
         expected, got = first.expected, first.outcome.result
         assert got is not None
+        judged = self.judge(first.case.arguments, expected, got) if self.judge is not None else ""
+        if judged:
+            return judged
         if not np.isfinite(got).all():
             return "There are NaN or infinite numbers: look for a division by 0, an overflow, or memory never written."
         if got.dtype.kind in "iu" and got.size > 1:
             return f"The result has type {got.dtype}: what stands behind the point is lost. np.zeros(shape) is float64."
         if close(got, expected, FLOAT32).all():
             return "Right to about 7 digits only: something is float32 on the way; keep to float64."
-        judged = self.judge(first.case.arguments, expected, got) if self.judge is not None else ""
-        if judged:
-            return judged
         for mistake in self.mistakes:
             if self._explains((mistake,), first):
                 return f"In this case, though not in all: {mistake.text}"
