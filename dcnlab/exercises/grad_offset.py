@@ -24,7 +24,7 @@ the published layout:
 |---|---|---|
 | `grad_output` | (H, W, C) | |
 | `input` | (H, W, C) | |
-| `offset`, and the result | (H, W, 18 G) | channel 2 (9g + t): **x** offset of tap t of group g; the next: its y offset |
+| `offset`, result | (H, W, 18 G) | channel 2 (9g + t): **x** offset of tap t of group g; the next: its y offset |
 | `mask` | (H, W, 9 G) | channel 9g + t |
 
 Taps count column by column here: tap $t = 3i + j$ stands in row $j$ and column $i$. The slopes are those of exercise 2,
