@@ -95,14 +95,8 @@ WRITTEN = [
     ("bilinear_sample", FLOOR, "y0, x0 = int(y), int(x)", "value", "int() rounds towards 0", "image[0, 1]"),
     ("bilinear_sample", FLOOR, f"y, x = x, y; {FLOOR}", "value", "x and y are swapped", "expected 4.3"),
     ("bilinear_sample", INSIDE, "if row < height and column < width:", "value", "counts negative indices", "image[0, "),
-    (
-        "bilinear_sample",
-        INSIDE,
-        "if True:",
-        "call",
-        "ask before you read",
-        "raised IndexError: index 4 is out of bounds",
-    ),
+    ("bilinear_sample", INSIDE, "if True:", "value", "counts negative indices", "image[0, "),
+    ("bilinear_sample", INSIDE, "if row >= 0 and column >= 0:", "call", "ask before you read", "IndexError: index 4"),
     (
         "bilinear_sample",
         "row, column = y0 + dy, x0 + dx",
@@ -129,7 +123,7 @@ WRITTEN = [
     ("grad_mask", OWN, "own = slice(None)", "value", "sum over all channels", "output pixel (0, 0), group 0, tap 0"),
     ("grad_mask", OWN, "own = slice(g, None, groups)", "value", "deal the channels out", "group 0"),
     ("grad_offset", "= offset_scale * mask", "= mask", "value", "factor offset_scale is missing", "along x"),
-    ("grad_offset", "9 * g + 3 * i + j", "9 * g + 3 * j + i", "value", "count the taps row by row", "tap 0"),
+    ("grad_offset", "9 * g + 3 * i + j", "9 * g + 3 * j + i", "value", "count the taps row by row", "tap 3 (row 0"),
     ("grad_offset", FLOOR, "y0, x0 = math.ceil(y) - 1, math.ceil(x) - 1", "kink", "a kink, not an error", "along x"),
     ("grad_offset", "arriving @ along_x", "arriving @ along_y", "value", "", "tap 0 (row 0, column 0), along x"),
     (
@@ -238,7 +232,7 @@ def recurses(grad_modulation, logits):
 
 
 def changes_its_argument(grad_modulation, logits):
-    logits -= logits.max()
+    logits += 1
     return np.zeros_like(logits)
 
 
