@@ -23,10 +23,13 @@ import dataclasses
 import importlib
 import textwrap
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcnlab.exercises.exercise import Exercise
 from dcnlab.exercises.report import WIDTH, Report
+
+if TYPE_CHECKING:
+    from dcnlab.exercises import museum as museum
 
 __all__ = ["Exercise", "Report", "check", "get", "hint", "names"]
 

@@ -1,7 +1,7 @@
 """The bug museum: real published mistakes, as small exhibits to be diagnosed.
 
-Each `Piece` has an exhibit, a small function that makes the mistake; an input on which it disagrees with dcnlab; the
-test that let it through; a question; and the reason, with a computation that proves it.
+Each `Piece` has an exhibit, a small function that makes the mistake; an input on which it disagrees with dcnlab; a
+test that cannot see it; a question; and the reason, with a computation that proves it.
 
 >>> from dcnlab.exercises import museum
 >>> [piece.name for piece in museum.pieces()][:2]
@@ -15,6 +15,7 @@ True
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from dcnlab.exercises.function_check import Case, close
+from dcnlab.exercises.report import WIDTH
 from dcnlab.tables import format_table
 
 SHOWN = 6  # numbers of a result
@@ -50,7 +52,7 @@ class Comparison:
         return str(self)
 
     def __str__(self) -> str:
-        verdict = "they agree" if self.ok else "they DISAGREE"
+        verdict = "the two agree" if self.ok else "the two DISAGREE"
         lines = [[name, _shown(result)] for name, result in zip(self.names, self.results, strict=True)]
         return f"{self.title}: {verdict}\n{format_table(['', 'result'], lines)}"
 
@@ -63,7 +65,7 @@ class Verdict:
     text: str
 
     def __repr__(self) -> str:
-        return self.text
+        return textwrap.fill(self.text, WIDTH)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Piece:
     exhibit, corrected, truth : callable
         The function with the mistake, the same without it, and dcnlab's; all take the same arguments.
     fails_on, passes_on : callable
-        Return a `Case`: where exhibit and truth disagree, and the test that let the mistake through.
+        Return a `Case`: where exhibit and truth disagree, and a test that cannot see the mistake.
     question : str
     choices : mapping
         Letter -> `Choice`.
@@ -100,6 +102,8 @@ class Piece:
         Returns two arrays that agree if the reason is true: what it predicts, and what happens.
     evidence_names : (str, str)
         What the two are.
+    truth_name : str
+        What tables call `truth`.
     """
 
     name: str
@@ -117,13 +121,14 @@ class Piece:
     reason: str
     evidence: Callable[[], tuple[np.ndarray, np.ndarray]]
     evidence_names: tuple[str, str]
+    truth_name: str = "dcnlab"
 
     def run(self) -> Comparison:
         """Compare the exhibit with dcnlab where they disagree."""
         return self._compare("exhibit", self.exhibit, self.fails_on())
 
     def passed(self) -> Comparison:
-        """Compare them in the test that let the mistake through."""
+        """Compare them in a test that cannot see the mistake."""
         return self._compare("exhibit", self.exhibit, self.passes_on())
 
     def repaired(self) -> Comparison:
@@ -133,7 +138,12 @@ class Piece:
     def proof(self) -> Comparison:
         """Compare what the reason predicts with what happens."""
         predicted, happens = self.evidence()
-        return _comparison(f"The reason: {self.reason}", self.evidence_names, predicted, happens)
+        return _comparison(
+            f"The reason: {self.reason}. What follows from it, and what happens",
+            self.evidence_names,
+            predicted,
+            happens,
+        )
 
     def code(self) -> str:
         """Return the source of the exhibit."""
@@ -141,7 +151,7 @@ class Piece:
 
     def _compare(self, name: str, function: Callable[..., Any], case: Case) -> Comparison:
         got, expected = (_result(f, case.arguments) for f in (function, self.truth))
-        return _comparison(case.title, (name, "dcnlab"), got, expected)
+        return _comparison(case.title, (name, self.truth_name), got, expected)
 
 
 def pieces() -> list[Piece]:

@@ -244,6 +244,7 @@ PRINTED_NOT_ASSERTED = Piece(
         np.array(exit_status_of_printing([never_launched])),
     ),
     evidence_names=("exhibit, a working operator", "exhibit, a broken operator"),
+    truth_name="should be",
 )
 
 PIECES = (PADDED_AXES, ZERO_OFFSETS, PRINTED_NOT_ASSERTED)

@@ -78,7 +78,7 @@ PAIR_SWAPPED = Piece(
     name="pair_swapped",
     title="Which of the two is x?",
     story="The 18 offset channels of a 3x3 deformable convolution in torchvision or mmcv are taken apart by hand, to "
-    "compute or to draw what the layer does. The paper speaks of (x, y), and so did the reader.",
+    "compute or to draw what the layer does. Most of us write (x, y), and so did the reader.",
     source="Asked again and again: [mmdetection #2504](https://github.com/open-mmlab/mmdetection/issues/2504); in "
     "[torchvision #3673](https://github.com/pytorch/vision/issues/3673) a user writes down this very layout, and "
     "doubts it.",

@@ -41,30 +41,32 @@ def museum_notebook() -> Any:
     """Return the notebook of the museum, not yet executed."""
     intro = new_markdown_cell(
         "# The bug museum\n\nReal mistakes, published where the links lead. Each exhibit is a few lines long and makes "
-        "the mistake of the original; what it calls is right. You see where it disagrees with dcnlab, and the test that "
-        "let it through. Say what is wrong: put the letter of your answer into `diagnose`, and run the cell. The last "
+        "the mistake of the original; what it calls is right. You see where it disagrees with dcnlab, and a test that "
+        "cannot see it. Say what is wrong: put the letter of your answer into `diagnose`, and run the cell. The last "
         "cell of each exhibit, folded, has the answer, a computation that proves it, and the corrected function.\n\n"
         "The habit to take home: ask of every test which mistakes it cannot see."
     )
     cells = [intro, new_code_cell("from dcnlab.exercises import museum")]
     for number, piece in enumerate(museum.pieces(), 1):
         cells += _exhibit(number, piece)
-    return _notebook(*cells)
+    go_on = "- [02 Offset layouts](../02_offset_layouts.ipynb): which channel is which, in both layouts"
+    go_on += "\n- [05 Gradient checking](../05_gradient_checking.ipynb): how to check on a kink"
+    return _notebook(*cells, new_markdown_cell(f"## Where to go on\n\n{go_on}"))
 
 
 def _exhibit(number: int, piece: museum.Piece) -> list[Any]:
     code = f"```python\n{piece.code()}\n```"
     text = f"## {number}. {piece.title}\n\n{piece.story}\n\nSource: {piece.source}\n\n{code}"
     choices = "\n".join(f"- **{letter}** {choice.text}" for letter, choice in piece.choices.items())
-    answer = f'piece = museum.get("{piece.name}")\nprint(museum.diagnose(piece, piece.answer))'
+    answer = 'print(museum.diagnose(piece, piece.answer), piece.proof(), piece.repaired(), sep="\\n\\n")'
     return [
         new_markdown_cell(text),
         new_code_cell(f'museum.get("{piece.name}").run()'),
-        new_markdown_cell("The test that let it through:"),
+        new_markdown_cell("A test that cannot see it:"),
         new_code_cell(f'museum.get("{piece.name}").passed()'),
         new_markdown_cell(f"{piece.question}\n\n{choices}"),
         new_code_cell(f'museum.diagnose("{piece.name}", "")  # your letter between the quotes'),
-        new_code_cell(f'{answer}\nprint(f"\\n{{piece.proof()}}\\n\\n{{piece.repaired()}}")', metadata=FOLDED),
+        new_code_cell(f'piece = museum.get("{piece.name}")\n{answer}', metadata=FOLDED),
     ]
 
 
