@@ -1,5 +1,6 @@
 """What the checks of NumPy functions say about typical mistakes, and about functions that do anything at all."""
 
+import inspect
 import itertools
 import math
 import re
@@ -144,11 +145,15 @@ WRITTEN = [
         "",
     ),
     ("scatter", "own] += ", "own] = ", "value", "some are lost. Write += instead of =", "where 2 samples give"),
-    ("scatter", "modulation[oy, ox, g, k] * grad", "grad", "value", "modulation is missing", "where 1 sample give"),
+    ("scatter", "modulation[oy, ox, g, k] * grad", "grad", "value", "modulation is missing", "where 1 sample gives"),
 ]
 
 
-@pytest.mark.parametrize(("name", "old", "new", "kind", "diagnosis", "finding"), WRITTEN)
+@pytest.mark.parametrize(
+    ("name", "old", "new", "kind", "diagnosis", "finding"),
+    WRITTEN,
+    ids=[f"{number}-{name}" for number, (name, *_) in enumerate(WRITTEN)],
+)
 def test_mistakes_as_people_write_them(name, old, new, kind, diagnosis, finding):
     source = source_of(name)
     assert old in source, "the solution no longer has this line"
@@ -201,6 +206,9 @@ def test_lost_contributions_are_recognised_in_any_order(order):
 def test_no_diagnosis_is_made_up(capsys):
     report = exercises.check("bilinear_sample", lambda image, y, x: 17.0)
     assert report.diagnosis == ""
+    assert exercises.check("scatter", lambda g, p, m, h, w: np.full((h, w, g.shape[2]), 17.0)).diagnosis == ""
+    capsys.readouterr()
+    report = exercises.check("bilinear_sample", lambda image, y, x: 17.0)
     assert report.finding == "the value should be 1 * image[1, 2]: expected 4.3, got 17."
     assert "1 of 12: on a pixel, at y = 1.0, x = 2.0. Of all cases, 12 fail." in " ".join(
         capsys.readouterr().out.split()
@@ -259,7 +267,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize(("function", "kind", "finding"), HOSTILE)
+@pytest.mark.parametrize(("function", "kind", "finding"), HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_functions_get_one_line(function, kind, finding):
     report = exercises.check("softmax_backward", function)
     assert not report.ok
@@ -267,6 +275,38 @@ def test_hostile_functions_get_one_line(function, kind, finding):
     assert finding in report.finding
     assert "\n" not in report.finding
     assert len(report.finding) < 400
+
+
+def test_functions_without_a_signature_are_called():
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(max)
+    report = exercises.check("bilinear_sample", max)
+    assert report.kind == "call"
+    assert "raised ValueError: The truth value of an array" in report.finding
+
+
+def test_a_case_that_is_not_written_yet():
+    right = solution("bilinear_sample")
+
+    def inside_only(image, y, x):
+        if y < 0:
+            raise NotImplementedError
+        return right(image, y, x)
+
+    report = exercises.check("bilinear_sample", inside_only)
+    assert report.kind == "stub"
+    assert "above the first row" in report.case
+
+
+def test_samples_without_a_pixel_in_reach():
+    right = solution("bilinear_sample")
+    report = exercises.check("bilinear_sample", lambda image, y, x: right(image, y, x) + (x > 9))
+    assert report.finding == "no pixel is in reach: expected 0, got 1."
+
+
+def test_numbers_that_are_not_finite():
+    report = exercises.check("bilinear_sample", lambda image, y, x: np.nan)
+    assert "look for a division by 0" in report.diagnosis
 
 
 def test_the_line_that_raised_is_shown(tmp_path):
