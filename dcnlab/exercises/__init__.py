@@ -32,7 +32,7 @@ from dcnlab.exercises.report import WIDTH, Report
 if TYPE_CHECKING:
     from dcnlab.exercises import museum as museum
 
-__all__ = ["Exercise", "Report", "check", "get", "hint", "names"]
+__all__ = ["Exercise", "Report", "check", "get", "hint", "museum", "names"]
 
 # In rising order. Each is a module of this package that defines EXERCISE.
 _NAMES = (

@@ -94,6 +94,8 @@ PADDED_AXES = Piece(
 
 # -- a gradient check on the kinks ---------------------------------------------------------------------------------
 
+IMAGE = np.random.default_rng(11).uniform(1, 9, (1, 4, 5, 1)).round(1)
+MASK = np.random.default_rng(12).uniform(0.1, 1, (1, 2, 3, 9)).round(2)
 STEP = 1e-4  # along one coordinate the surface is straight: there is no truncation error, whatever the step
 
 
@@ -122,18 +124,14 @@ def differences_to_the_right(offset: np.ndarray) -> np.ndarray:
 
 def sum_of_output(offset: np.ndarray) -> float:
     """Return the sum of the output (1, 2, 3, 1) of DCNv3, 3x3 and without padding, for offsets (1, 2, 3, 18)."""
-    return float(dcnv3(_IMAGE, offset, _MASK, padding=0, backend="numpy").sum())
+    return float(dcnv3(IMAGE, offset, MASK, padding=0, backend="numpy").sum())
 
 
 def backward(offset: np.ndarray) -> np.ndarray:
     """Return its gradient by dcnlab."""
     ones = np.ones((1, 2, 3, 1))
-    grad: np.ndarray = dcnv3_backward(ones, _IMAGE, offset, _MASK, padding=0, backend="numpy").offset
+    grad: np.ndarray = dcnv3_backward(ones, IMAGE, offset, MASK, padding=0, backend="numpy").offset
     return grad
-
-
-_IMAGE = np.random.default_rng(11).uniform(1, 9, (1, 4, 5, 1)).round(1)
-_MASK = np.random.default_rng(12).uniform(0.1, 1, (1, 2, 3, 9)).round(2)
 
 
 def _mean_of_two_slopes() -> tuple[np.ndarray, np.ndarray]:
@@ -182,8 +180,9 @@ def never_launched(*arguments: Any, **settings: Any) -> np.ndarray:
     return np.zeros_like(dcnv3(*arguments, **settings))
 
 
-def _agrees(operator: Callable[..., np.ndarray]) -> bool:
-    arguments = _IMAGE, np.zeros((1, 2, 3, 18)), _MASK
+def agrees(operator: Callable[..., np.ndarray]) -> bool:
+    """Return whether an operator gives what dcnlab's gives."""
+    arguments = IMAGE, np.zeros((1, 2, 3, 18)), MASK
     return bool(np.allclose(operator(*arguments, padding=0), dcnv3(*arguments, padding=0)))
 
 
@@ -191,7 +190,7 @@ def exit_status_of_printing(operators: Sequence[Callable[..., np.ndarray]]) -> l
     """A test script, run once for each operator; 0 stands for success."""
     printed, status = [], []
     for operator in operators:
-        printed.append(f"* {_agrees(operator)} check_forward")
+        printed.append(f"* {agrees(operator)} check_forward")
         status.append(0)  # nothing has stopped the script
     return status
 
@@ -201,7 +200,7 @@ def exit_status_of_asserting(operators: Sequence[Callable[..., np.ndarray]]) -> 
     status = []
     for operator in operators:
         try:
-            assert _agrees(operator)
+            assert agrees(operator)
             status.append(0)
         except AssertionError:
             status.append(1)
@@ -210,7 +209,7 @@ def exit_status_of_asserting(operators: Sequence[Callable[..., np.ndarray]]) -> 
 
 def true_status(operators: Sequence[Callable[..., np.ndarray]]) -> list[int]:
     """Return 1 for every operator that is wrong."""
-    return [int(not _agrees(operator)) for operator in operators]
+    return [int(not agrees(operator)) for operator in operators]
 
 
 PRINTED_NOT_ASSERTED = Piece(

@@ -74,9 +74,9 @@ def test_the_library_s_own_check_passes_on_the_kinks():
     """At the very offsets at which central differences fail: `gradcheck` compares one-sided."""
     offset = np.zeros((1, 2, 3, 18))
     report = dcnlab.gradcheck(
-        lambda offset: dcnlab.dcnv3(museum_checks._IMAGE, offset, museum_checks._MASK, padding=0),
+        lambda offset: dcnlab.dcnv3(museum_checks.IMAGE, offset, museum_checks.MASK, padding=0),
         lambda grad, offset: (
-            dcnlab.dcnv3_backward(grad, museum_checks._IMAGE, offset, museum_checks._MASK, padding=0).offset
+            dcnlab.dcnv3_backward(grad, museum_checks.IMAGE, offset, museum_checks.MASK, padding=0).offset
         ),
         {"offset": offset},
         positions=lambda a: dcnlab.sampling_positions(a["offset"], 3, layout="dcnv3"),
