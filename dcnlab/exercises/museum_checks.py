@@ -96,7 +96,7 @@ PADDED_AXES = Piece(
 
 IMAGE = np.random.default_rng(11).uniform(1, 9, (1, 4, 5, 1)).round(1)
 MASK = np.random.default_rng(12).uniform(0.1, 1, (1, 2, 3, 9)).round(2)
-STEP = 1e-4  # along one coordinate the surface is straight: there is no truncation error, whatever the step
+STEP = 1e-4  # along one coordinate the surface is straight: there is no truncation error
 
 
 def differences(offset: np.ndarray, steps: Sequence[float], run: Callable[[np.ndarray], float]) -> np.ndarray:
@@ -164,7 +164,10 @@ ZERO_OFFSETS = Piece(
             "The bilinear surface has a slope on either side of a lattice line. Inside a cell, at 0.5, the two methods "
             "agree; on a kink, compare one-sided. dcnlab.gradcheck does, if you tell it the positions.",
         ),
-        "c": Choice("the step is too large", "Along one coordinate the surface is straight: any step gives this mean."),
+        "c": Choice(
+            "the step is too large",
+            "Along one coordinate the surface is straight up to the next pixel: a smaller step gives the same mean.",
+        ),
     },
     answer="b",
     reason="a central difference across a kink gives the mean of the slopes on its two sides",
