@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import dcnlab
 from generated import ROOT, remove, write_pages
+
+import dcnlab
 
 # Modules that are imported by their own name, beside those that `import dcnlab` brings.
 OF_THEIR_OWN = (

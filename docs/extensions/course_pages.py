@@ -19,7 +19,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 REMOTE = re.compile(r"<link\b[^>]*\bhref=[\"']https?:[^>]*>|<script\b[^>]*\bsrc=[\"']https?:[^>]*>\s*</script>")
 INDEX = """# The course
 
-Every notebook is shown as it was run; CI runs all of them. To move the sliders and change the code, open them in Jupyter:
+Every notebook is shown as it was run; CI runs all of them. To move the sliders and change the
+code, open them in Jupyter:
 
     pip install 'dcnlab[notebooks]'
     jupyter lab notebooks/

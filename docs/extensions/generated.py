@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_pages(folder: Path, pages: Mapping[str, str]) -> None:
-    """Make a folder hold exactly these pages, by name; one that has not changed keeps its time, and is not read anew."""
+    """Make a folder hold exactly these pages, by name; one that has not changed is left alone, and not read anew."""
     if folder.is_dir():
         for path in folder.rglob("*"):
             if path.is_file() and path.relative_to(folder).as_posix() not in pages:

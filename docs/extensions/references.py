@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from docutils import nodes
+from sphinx import addnodes
 
 import dcnlab
 
@@ -63,8 +64,25 @@ def _find_public_name(app: Any, env: Any, node: Any, content: nodes.Node) -> nod
     return found
 
 
+def _add_anchors_of_homes(app: Any, doctree: nodes.document) -> None:
+    """Let `dcnlab.softmax` be found as `dcnlab.ops.layers.softmax` too, as source pages link to it."""
+    for signature in doctree.findall(addnodes.desc_signature):
+        for name in list(signature["ids"]):
+            short = name.removeprefix("dcnlab.")
+            if short != name and short in dcnlab._HOME:
+                signature["ids"].append(f"{dcnlab._HOME[short]}.{short}")
+
+
+def _say_shape(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Write "shape (N, C)" for a parameter whose type is given as "(N, C)": Sphinx puts types in brackets."""
+    for number, line in enumerate(lines):
+        lines[number] = re.sub(r"^(:type [^:]+: )(?=\([A-Z])", r"\1shape ", line)
+
+
 def setup(app: Any) -> dict[str, Any]:
-    """Connect both."""
+    """Connect all four; the last after napoleon has made fields of the sections."""
+    app.connect("doctree-read", _add_anchors_of_homes)
     app.connect("doctree-resolved", _link_tags)
     app.connect("missing-reference", _find_public_name)
+    app.connect("autodoc-process-docstring", _say_shape, priority=900)
     return {"parallel_read_safe": True}

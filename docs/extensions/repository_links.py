@@ -1,4 +1,4 @@
-"""Links of the sources lead to files of the repository, as they must where it is read as files; on the site, to pages."""
+"""Links in the sources lead to files of the repository, so that they work there too; on the site they lead to pages."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from generated import ROOT
 
-# Code, where brackets are no links, or a link: its text and its target.
-CODE_OR_LINK = re.compile(r"^```.*?^```|`[^`\n]*`|\[((?:`[^`\n]*`|[^\[\]])*)\]\(([^)\s#]+)(#[^)\s]*)?\)", re.M | re.S)
+# Code, where brackets are no links, or a link (no image): its text and its target.
+CODE, LINK = r"^```.*?^```|`[^`\n]*`", r"(?<!!)\[((?:`[^`\n]*`|[^\[\]])*)\]\(([^)\s#]+)(#[^)\s]*)?\)"
+CODE_OR_LINK = re.compile(f"{CODE}|{LINK}", re.MULTILINE | re.DOTALL)
 KERNEL_CODE = (".cu", ".cuh", ".h", ".cpp")
 GENERATED = ("api/", "course/", "kernels/")
 
