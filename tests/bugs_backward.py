@@ -4,7 +4,7 @@ SHUFFLE = ("dcnv3_backward", "3_shuffle")
 VECTOR_ATOMIC = ("dcnv3_backward", "4_vector_atomic")
 TILE = ("dcnv3_backward", "5_tile")
 DETERMINISTIC = ("dcnv3_backward", "6_deterministic")
-GROUP_LANES, SCATTERED = "include/group_lanes.cuh", "include/scattered.cuh"
+GROUP_LANES, SCATTERED, WARP = (f"include/{name}.cuh" for name in ("group_lanes", "scattered", "warp"))
 
 # Twelve channels a group: three lanes have four each, the fourth none; the rows end within a warp.
 LANES = {"channels": 24, "groups": 2, "size": (3, 3)}
@@ -22,7 +22,7 @@ LOADS = "*reinterpret_cast<const Pack<T, WIDTH>*>(from)"
 # As in test_planted_bugs.py.
 BUGS = {
     "half of the warp is not named": (
-        SHUFFLE, GROUP_LANES, [("WHOLE_WARP = 0xffffffffu", "WHOLE_WARP = 0x0000ffffu")],
+        SHUFFLE, WARP, [("WHOLE_WARP = 0xffffffffu", "WHOLE_WARP = 0x0000ffffu")],
         "bad shuffle mask", None, SHUFFLES,
     ),
     "spare lanes do not come to the shuffle": (

@@ -2,7 +2,7 @@
 
 FUSED, FUSED_BACK = ("deform_conv2d_forward", "3_fused"), ("deform_conv2d_backward", "3_fused")
 WEIGHT_BACK = ("deform_conv2d_weight_backward", "1_parts")
-TILES = "include/tiles.cuh"
+TILES, WARP = "include/tiles.cuh", "include/warp.cuh"
 
 # Just more than a tile of channels, outputs and pixels; two taps. In channels 64 .. 68 most threads have nothing to do.
 SHAPES = {"channels": 68, "outputs": 66, "size": (5, 14), "kernel_size": (1, 2), "padding": 0}
@@ -13,6 +13,7 @@ BARRIER = "__syncthreads();  // who is past it"
 UNORDERED = ("data race", "uninitialised shared memory")
 IN_PRODUCT = ("lanes.v[c] = load<A>(from[c])", "sum[r] = sum[r] + four * tiles.right[d][right() + r]")
 FILLS = ("tile[i / WIDTH][i % WIDTH] = value", "tiles[turn].left[", "store(float* to, float value)")
+PACK = "pack = *reinterpret_cast<const Pack<T, WIDTH>*>(from)"
 PLANES = ("mask[mask_at(k)]", "offset[y_at(k)]", "offset[x_at(k)]")  # of a tap by DeformConv2dRow
 
 # As in test_planted_bugs.py.
@@ -53,11 +54,11 @@ BUGS = {
         UNORDERED, None, (*IN_PRODUCT, "lanes.v[c] = load", "store(float* to, float value)"),
     ),
     "some lanes are not named": (
-        FUSED_BACK, None, [("0xffffffffu", "0x7fffffffu")],
+        FUSED_BACK, WARP, [("0xffffffffu", "0x7fffffffu")],
         "bad shuffle mask", None, "__shfl_xor_sync(",
     ),
     "spare pixels do not come to the sum": (
-        FUSED_BACK, None, [("    gradient = {pixel_sum", "    if (!pixel.there) return;\n    gradient = {pixel_sum")],
+        FUSED_BACK, None, [("    gradient = {lane_sum", "    if (!pixel.there) return;\n    gradient = {lane_sum")],
         "bad shuffle mask", None, "__shfl_xor_sync(",
     ),
     "the weights of channels that are not there": (
@@ -79,11 +80,11 @@ BUGS = {
     "four channels behind the last": (
         WEIGHT_BACK, TILES, [("return count > 0 ? sample_lanes<4>(image, corners, weight, Whole()) : Lanes<A, 4>();",
                               "return sample_lanes<4>(image, corners, weight, Whole());")],
-        "out of bounds", "image", "*reinterpret_cast<const Pack*>(from)",
+        "out of bounds", "image", PACK,
     ),
     "four channels from the second one on": (
         WEIGHT_BACK, None, [("image + c + 4 * lane,", "image + c + 4 * lane + 1,")],
-        "misaligned access", (None, "image"), "*reinterpret_cast<const Pack*>(from)",
+        "misaligned access", (None, "image"), PACK,
     ),
     "the weights of the next part": (
         WEIGHT_BACK, None, [("if (product.right() + r >= channels) continue;", "")],

@@ -12,7 +12,7 @@ import numpy as np
 from dcnlab.arrays import Array, array_module, is_cupy, type_name
 from dcnlab.compiled.rung import Launch, Problem, Rung, arithmetic
 from dcnlab.compiled.rungs import candidates, kernel, pick
-from dcnlab.geometry import IntOrPair, SamplingGrid, pair, scaled_taps
+from dcnlab.geometry import IntOrPair, SamplingGrid, pair, sampling_grid, scaled_taps
 from dcnlab.launch import Kernel, Launcher
 from dcnlab.launch.arguments import address_of
 
@@ -135,6 +135,48 @@ class DCNv3Arguments:
     def problem(self, call: Call) -> Problem:
         """Return what a rung is chosen for."""
         return call.problem(self.arrays[0].dtype, self.group_width, self.rows, self.output_shape[0], shape=self.shape)
+
+
+class DeformConv2dArguments:
+    """The arguments that all kernels of deformable convolution share, from those of `dcnlab.deform_conv2d`.
+
+    Attributes
+    ----------
+    call : Call
+    grid : SamplingGrid
+    shape : record `DeformConv2dShape` of kernels/include/deform_conv2d.cuh
+    input, offset, weight, mask : contiguous; `mask` may be None
+    taps : (K, 2) int
+    conv_groups : int
+    """
+
+    def __init__(
+        self,
+        input: Array,
+        offset: Array,
+        weight: Array,
+        stride: IntOrPair,
+        padding: IntOrPair,
+        dilation: IntOrPair,
+        mask: Array | None,
+        call: Call | None,
+    ) -> None:
+        xp, self.call = array_module(input), call or Call(input)
+        self.grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
+        self.shape = deform_conv2d_shape(input, weight, self.grid, stride, padding)
+        self.input, self.offset, self.weight = (xp.ascontiguousarray(array) for array in (input, offset, weight))
+        self.mask = None if mask is None else xp.ascontiguousarray(mask)
+        self.taps = xp.ascontiguousarray(self.grid.taps)
+        self.conv_groups = input.shape[1] // weight.shape[1]
+
+    def problem(self) -> Problem:
+        """Return what the rung of the whole operator is chosen for."""
+        return deform_conv2d_problem(self.call, self.shape, self.input.dtype)
+
+    def new_output(self) -> Array:
+        """Return room for the outputs, (N, O, pixels)."""
+        shape = (len(self.input), len(self.weight), self.grid.pixel_count)
+        return array_module(self.input).empty(shape, self.input.dtype)
 
 
 def deform_conv2d_shape(

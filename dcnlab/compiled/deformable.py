@@ -12,14 +12,13 @@ from dcnlab.compiled.activation import softmax
 from dcnlab.compiled.calls import (
     Call,
     DCNv3Arguments,
+    DeformConv2dArguments,
     aligned,
     aligned_empty,
-    deform_conv2d_problem,
-    deform_conv2d_shape,
 )
 from dcnlab.compiled.fused import backward_fused, forward_fused
 from dcnlab.compiled.rung import Problem, arithmetic
-from dcnlab.geometry import IntOrPair, SamplingGrid, sampling_grid
+from dcnlab.geometry import IntOrPair
 from dcnlab.launch import limit_blas
 from dcnlab.reference.combine import (
     column_gradient,
@@ -50,12 +49,9 @@ def dcnv3(
     call: Call | None = None,
 ) -> Array:
     """Return DCNv3 of NHWC `input`; arguments as in `dcnlab.dcnv3`, not checked here."""
-    xp, call = array_module(input), call or Call(input)
+    call = call or Call(input)
     a = DCNv3Arguments(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
-    output = xp.empty(a.output_shape, input.dtype)
-    if output.size:
-        call.launch("dcnv3_forward", a.problem(call), *a.arrays, output, a.shape)
-    return output
+    return _dcnv3(call, a, a.problem(call))
 
 
 def dcnv3_of_logits(
@@ -76,15 +72,19 @@ def dcnv3_of_logits(
     One kernel does both where a preferred rung can, and the modulation never exists in memory; elsewhere softmax goes
     first.
     """
-    xp, call = array_module(input), call or Call(input)
+    call = call or Call(input)
     geometry = (kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
     a = DCNv3Arguments(input, offset, logits, *geometry)
     problem = replace(a.problem(call), of_logits=True)
-    if not call.takes("dcnv3_forward", problem):
-        taps = logits.shape[-1] // groups
-        mask = softmax(logits.reshape(*logits.shape[:-1], groups, taps), call=call).reshape(logits.shape)
-        return dcnv3(input, offset, mask, *geometry, call=call)
-    output = xp.empty(a.output_shape, input.dtype)
+    if call.takes("dcnv3_forward", problem):
+        return _dcnv3(call, a, problem)
+    taps = logits.shape[-1] // groups
+    mask = softmax(logits.reshape(*logits.shape[:-1], groups, taps), call=call).reshape(logits.shape)
+    return dcnv3(input, offset, mask, *geometry, call=call)
+
+
+def _dcnv3(call: Call, a: DCNv3Arguments, problem: Problem) -> Array:
+    output = array_module(a.arrays[0]).empty(a.output_shape, a.arrays[0].dtype)
     if output.size:
         call.launch("dcnv3_forward", problem, *a.arrays, output, a.shape)
     return output
@@ -152,13 +152,11 @@ def deform_conv2d(
     call: Call | None = None,
 ) -> Array:
     """Return the deformable convolution of NCHW `input`; arguments as in `dcnlab.deform_conv2d`, not checked here."""
-    call = call or Call(input)
-    grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
-    shape = deform_conv2d_shape(input, weight, grid, stride, padding)
-    rung = call.rung("deform_conv2d_forward", deform_conv2d_problem(call, shape, input.dtype))
+    a = DeformConv2dArguments(input, offset, weight, stride, padding, dilation, mask, call)
+    rung = a.call.rung("deform_conv2d_forward", a.problem())
     forward = {"1_naive": _forward_naive, "2_columns": _forward_columns, "3_fused": forward_fused}[rung.idea]
-    output = forward(call, grid, shape, *_contiguous(input, offset, mask, weight, bias))
-    return output.reshape(len(input), len(weight), *grid.output_size)
+    output = forward(a, None if bias is None else array_module(bias).ascontiguousarray(bias))
+    return output.reshape(len(input), len(weight), *a.grid.output_size)
 
 
 def deform_conv2d_backward(
@@ -174,12 +172,10 @@ def deform_conv2d_backward(
     call: Call | None = None,
 ) -> DeformConv2dGrads:
     """Return the gradients of sum(output * grad_output)."""
-    call = call or Call(input)
-    grid = sampling_grid(offset, weight.shape[2:], stride, padding, dilation, layout="deform_conv2d")
-    shape = deform_conv2d_shape(input, weight, grid, stride, padding)
-    rung = call.rung("deform_conv2d_backward", deform_conv2d_problem(call, shape, input.dtype))
+    a = DeformConv2dArguments(input, offset, weight, stride, padding, dilation, mask, call)
+    rung = a.call.rung("deform_conv2d_backward", a.problem())
     backward = {"1_naive": _backward_naive, "2_columns": _backward_columns, "3_fused": backward_fused}[rung.idea]
-    found = backward(call, grid, shape, *_contiguous(grad_output, input, offset, mask, weight))
+    found = backward(a, array_module(grad_output).ascontiguousarray(grad_output))
     grad_input, grad_offset, grad_weight, grad_mask = (
         None if grad is None else grad.astype(input.dtype, copy=False) for grad in found
     )
@@ -192,66 +188,37 @@ def deform_conv2d_backward(
 # -- rung 1: a thread an output value ------------------------------------------------------------------------------
 
 
-def _forward_naive(
-    call: Call,
-    grid: SamplingGrid,
-    shape: np.ndarray,
-    input: Array,
-    offset: Array,
-    mask: Array | None,
-    weight: Array,
-    bias: Array | None,
-) -> Array:
-    xp = array_module(input)
-    output = xp.empty((len(input), len(weight), grid.pixel_count), input.dtype)
+def _forward_naive(a: DeformConv2dArguments, bias: Array | None) -> Array:
+    output = a.new_output()
     if output.size:
-        problem = call.problem(input.dtype, 1, len(weight) * grid.pixel_count, len(input), shape=shape)
-        arguments = (input, offset, mask, weight, bias, xp.ascontiguousarray(grid.taps), output, shape)
-        call.launch("deform_conv2d_forward", problem, *arguments)
+        arrays = (a.input, a.offset, a.mask, a.weight, bias, a.taps, output)
+        a.call.launch("deform_conv2d_forward", _output_a_thread(a), *arrays, a.shape)
     return output
 
 
-def _backward_naive(
-    call: Call,
-    grid: SamplingGrid,
-    shape: np.ndarray,
-    grad_output: Array,
-    input: Array,
-    offset: Array,
-    mask: Array | None,
-    weight: Array,
-) -> tuple[Array, Array, Array, Array | None]:
-    xp, sums = array_module(input), arithmetic(input.dtype)
-    grads = [xp.zeros(array.shape, sums) for array in (input, offset, weight)]
+def _backward_naive(a: DeformConv2dArguments, grad_output: Array) -> tuple[Array, Array, Array, Array | None]:
+    xp, sums = array_module(grad_output), arithmetic(a.input.dtype)
+    grads = [xp.zeros(array.shape, sums) for array in (a.input, a.offset, a.weight)]
     # A kernel has a place for the mask's gradient even where there is no mask.
-    grad_mask = xp.zeros(1 if mask is None else mask.shape, sums)
+    grad_mask = xp.zeros(1 if a.mask is None else a.mask.shape, sums)
     if grad_output.size:
-        problem = call.problem(input.dtype, 1, len(weight) * grid.pixel_count, len(input), shape=shape)
-        arrays = (grad_output, input, offset, mask, weight, xp.ascontiguousarray(grid.taps))
-        arguments = (*arrays, *grads, grad_mask, int(mask is not None), shape)
-        call.launch("deform_conv2d_backward", problem, *arguments)
-    return (*grads, None if mask is None else grad_mask)
+        arrays = (grad_output, a.input, a.offset, a.mask, a.weight, a.taps, *grads, grad_mask)
+        a.call.launch("deform_conv2d_backward", _output_a_thread(a), *arrays, int(a.mask is not None), a.shape)
+    return (*grads, None if a.mask is None else grad_mask)
+
+
+def _output_a_thread(a: DeformConv2dArguments) -> Problem:
+    return a.call.problem(a.input.dtype, 1, len(a.weight) * a.grid.pixel_count, len(a.input), shape=a.shape)
 
 
 # -- rung 2: columns, and the array library's matrix product -------------------------------------------------------
 
 
-def _forward_columns(
-    call: Call,
-    grid: SamplingGrid,
-    shape: np.ndarray,
-    input: Array,
-    offset: Array,
-    mask: Array | None,
-    weight: Array,
-    bias: Array | None,
-) -> Array:
-    xp = array_module(input)
-    output = xp.empty((len(input), len(weight), grid.pixel_count), input.dtype)
-    work = _Columns(call, grid, shape, input, offset, mask)
-    transposed = transposed_matrix(work.compute(weight), input.shape[1] // weight.shape[1])
-    for image in range(len(input)):
-        features = work.features(input[image])
+def _forward_columns(a: DeformConv2dArguments, bias: Array | None) -> Array:
+    output, work = a.new_output(), _Columns(a)
+    transposed = transposed_matrix(work.compute(a.weight), a.conv_groups)
+    for image in range(len(a.input)):
+        features = work.features(a.input[image])
         for pixels in work.parts():
             combined = combine(work.sample(features, image, pixels), transposed)  # (pixels, O)
             if bias is not None:
@@ -260,33 +227,23 @@ def _forward_columns(
     return output
 
 
-def _backward_columns(
-    call: Call,
-    grid: SamplingGrid,
-    shape: np.ndarray,
-    grad_output: Array,
-    input: Array,
-    offset: Array,
-    mask: Array | None,
-    weight: Array,
-) -> tuple[Array, Array, Array, Array | None]:
-    xp = array_module(input)
-    work = _Columns(call, grid, shape, input, offset, mask)
-    matrix = weight_matrix(work.compute(weight), input.shape[1] // weight.shape[1])
-    grad_input, grad_matrix = xp.empty(input.shape, input.dtype), xp.zeros_like(matrix)
-    grad_offset = xp.empty(offset.shape, work.dtype)
-    grad_mask = None if mask is None else xp.empty(mask.shape, work.dtype)
-    for image in range(len(input)):
-        features = work.features(input[image])
+def _backward_columns(a: DeformConv2dArguments, grad_output: Array) -> tuple[Array, Array, Array, Array | None]:
+    xp, work = array_module(grad_output), _Columns(a)
+    matrix = weight_matrix(work.compute(a.weight), a.conv_groups)
+    grad_input, grad_matrix = xp.empty(a.input.shape, a.input.dtype), xp.zeros_like(matrix)
+    grad_offset = xp.empty(a.offset.shape, work.dtype)
+    grad_mask = None if a.mask is None else xp.empty(a.mask.shape, work.dtype)
+    for image in range(len(a.input)):
+        features = work.features(a.input[image])
         grad_features = xp.zeros_like(features)
-        arriving = work.compute(grad_output[image]).reshape(len(weight), -1)
+        arriving = work.compute(grad_output[image]).reshape(len(a.weight), -1)
         for pixels in work.parts():
             arrived = arriving[:, pixels]
             grad_matrix += weight_gradient(arrived, work.sample(features, image, pixels), len(matrix))
-            grad_columns = xp.ascontiguousarray(column_gradient(arrived, matrix, grid.tap_count))
+            grad_columns = xp.ascontiguousarray(column_gradient(arrived, matrix, a.grid.tap_count))
             work.scatter(grad_columns, features, image, pixels, grad_features, grad_offset, grad_mask)
         grad_input[image] = grad_features.transpose(2, 0, 1)
-    return grad_input, grad_offset, weight_from_matrix(grad_matrix, weight.shape), grad_mask
+    return grad_input, grad_offset, weight_from_matrix(grad_matrix, a.weight.shape), grad_mask
 
 
 class _Columns:
@@ -295,17 +252,14 @@ class _Columns:
     float16 is a format of storage: columns, products and sums are float32.
     """
 
-    def __init__(
-        self, call: Call, grid: SamplingGrid, shape: np.ndarray, input: Array, offset: Array, mask: Array | None
-    ) -> None:
+    def __init__(self, a: DeformConv2dArguments) -> None:
         limit_blas()
         # Both kernels are needed, whichever are preferred.
-        self.call = call.with_rungs(deform_conv2d_forward="2_columns", deform_conv2d_backward="2_columns")
-        self.grid, self.shape, self.dtype = grid, shape, arithmetic(input.dtype)
-        self.xp, self.channels = array_module(input), input.shape[1]
-        self.offset, self.mask = self.compute(offset), None if mask is None else self.compute(mask)
-        self.taps = self.xp.ascontiguousarray(grid.taps)
-        self.width = self.channels // grid.groups
+        self.call = a.call.with_rungs(deform_conv2d_forward="2_columns", deform_conv2d_backward="2_columns")
+        self.grid, self.shape, self.dtype = a.grid, a.shape, arithmetic(a.input.dtype)
+        self.xp, self.channels = array_module(a.input), a.input.shape[1]
+        self.offset, self.mask = self.compute(a.offset), None if a.mask is None else self.compute(a.mask)
+        self.taps, self.width = a.taps, self.channels // a.grid.groups
         self.columns: Any = None
 
     def compute(self, array: Array) -> Array:
@@ -351,7 +305,3 @@ class _Columns:
         arrays = (grad_columns, features, self.offset, self.mask, self.taps, grad_features, grad_offset, grad_mask)
         numbers = (image, pixels.start, count, self.shape)
         self.call.launch("deform_conv2d_backward", problem, *arrays, *numbers)
-
-
-def _contiguous(*arrays: Array | None) -> list[Array | None]:
-    return [None if array is None else array_module(array).ascontiguousarray(array) for array in arrays]

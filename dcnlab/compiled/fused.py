@@ -5,58 +5,37 @@ from __future__ import annotations
 import numpy as np
 
 from dcnlab.arrays import Array, array_module
-from dcnlab.compiled.calls import Call, aligned_empty, deform_conv2d_problem
+from dcnlab.compiled.calls import Call, DeformConv2dArguments, aligned_empty, deform_conv2d_problem
 from dcnlab.compiled.fused_rungs import channel_slice, weight_parts
 from dcnlab.compiled.rung import arithmetic
 from dcnlab.geometry import SamplingGrid
 from dcnlab.reference.combine import transposed_matrix, weight_from_matrix, weight_matrix
 
 
-def forward_fused(
-    call: Call,
-    grid: SamplingGrid,
-    shape: np.ndarray,
-    input: Array,
-    offset: Array,
-    mask: Array | None,
-    weight: Array,
-    bias: Array | None,
-) -> Array:
-    """Return the outputs (N, O, pixels); all arrays are contiguous."""
-    xp = array_module(input)
-    output = xp.empty((len(input), len(weight), grid.pixel_count), input.dtype)
+def forward_fused(a: DeformConv2dArguments, bias: Array | None) -> Array:
+    """Return the outputs (N, O, pixels)."""
+    output = a.new_output()
     if output.size:
-        problem = deform_conv2d_problem(call, shape, input.dtype)
-        matrix = xp.ascontiguousarray(transposed_matrix(weight, input.shape[1] // weight.shape[1]))
-        taps = xp.ascontiguousarray(grid.taps)
-        arrays = (channels_last(input), offset, mask, matrix, bias, taps, output)
-        call.launch("deform_conv2d_forward", problem, *arrays, channel_slice(problem), shape)
+        problem = a.problem()
+        matrix = array_module(output).ascontiguousarray(transposed_matrix(a.weight, a.conv_groups))
+        arrays = (channels_last(a.input), a.offset, a.mask, matrix, bias, a.taps, output)
+        a.call.launch("deform_conv2d_forward", problem, *arrays, channel_slice(problem), a.shape)
     return output
 
 
-def backward_fused(
-    call: Call,
-    grid: SamplingGrid,
-    shape: np.ndarray,
-    grad_output: Array,
-    input: Array,
-    offset: Array,
-    mask: Array | None,
-    weight: Array,
-) -> tuple[Array, Array, Array, Array | None]:
-    """Return the gradients of input, offset, weight and mask; all arrays are contiguous."""
-    xp, sums = array_module(input), arithmetic(input.dtype)
-    image = channels_last(input)
-    grad_image, grad_offset = xp.zeros(image.shape, sums), xp.zeros(offset.shape, offset.dtype)
-    grad_mask = None if mask is None else xp.zeros(mask.shape, mask.dtype)
-    grad_weight = xp.zeros(weight.shape, sums)
+def backward_fused(a: DeformConv2dArguments, grad_output: Array) -> tuple[Array, Array, Array, Array | None]:
+    """Return the gradients of input, offset, weight and mask."""
+    xp, sums = array_module(grad_output), arithmetic(a.input.dtype)
+    image = channels_last(a.input)
+    grad_image, grad_offset = xp.zeros(image.shape, sums), xp.zeros_like(a.offset)
+    grad_mask = None if a.mask is None else xp.zeros_like(a.mask)
+    grad_weight = xp.zeros(a.weight.shape, sums)
     if grad_output.size:
-        problem = deform_conv2d_problem(call, shape, input.dtype)
-        matrix = weight_matrix(weight, input.shape[1] // weight.shape[1])
-        arrays = (grad_output, image, offset, mask, matrix, xp.ascontiguousarray(grid.taps))
+        problem = a.problem()
+        arrays = (grad_output, image, a.offset, a.mask, weight_matrix(a.weight, a.conv_groups), a.taps)
         grads = (grad_image, grad_offset, grad_mask)
-        call.launch("deform_conv2d_backward", problem, *arrays, *grads, channel_slice(problem), shape)
-        grad_weight = weight_gradient(call, grid, shape, grad_output, image, offset, mask, weight.shape)
+        a.call.launch("deform_conv2d_backward", problem, *arrays, *grads, channel_slice(problem), a.shape)
+        grad_weight = weight_gradient(a.call, a.grid, a.shape, grad_output, image, a.offset, a.mask, a.weight.shape)
     return grad_image.transpose(0, 3, 1, 2), grad_offset, grad_weight, grad_mask
 
 

@@ -10,6 +10,7 @@ NAMES = {
     "sharing": "one weight for all taps, or one for each",
     "groups": "one group, or several",
     "operators": "global attention, window attention, a large kernel and DCNv3 on one input",
+    "receptive": "effective receptive fields before and after training, of DCNv3 and of a convolution",
 }
 
 
@@ -30,6 +31,10 @@ def run(name: str, out: str | os.PathLike[str], seeds: int = 5, jobs: int | None
         from dcnlab.study.operators import run as run_operators
 
         run_operators(out)
+    elif name == "receptive":
+        from dcnlab.study.receptive import run as run_receptive
+
+        run_receptive(out, seeds, jobs)
     else:
         from dcnlab.study.ablation import run as run_ablation
 

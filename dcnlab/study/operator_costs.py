@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from dcnlab import nn
 from dcnlab.arrays import Array
 from dcnlab.bench.timing import interleaved, milliseconds
+from dcnlab.geometry import Pair, output_size
 from dcnlab.internimage.summary import DCNV3_OPERATIONS
 
 MOST_BYTES, MOST_SECONDS = 2e9, 2.0  # what a point may need; a larger image is left out
@@ -61,12 +62,16 @@ def multiply_adds(layer: nn.Module, height: int, width: int) -> MultiplyAdds:
     Raises
     ------
     TypeError
-        For a layer that is none of these.
+        For a layer that is none of these; a `LargeKernelConv2d` is counted when merged.
+    ValueError
+        For a convolution whose output has another size than its input.
     """
     pixels = height * width
     if isinstance(layer, nn.MultiHeadSelfAttention):
         regions = _regions(layer, height, width)
         return MultiplyAdds(2 * layer.dim * sum(n * n for n in regions), 4 * layer.dim**2 * pixels)
+    if isinstance(layer, (nn.DepthwiseConv2d, nn.DCNv3)):
+        _require_same_size(layer, (height, width))
     if isinstance(layer, nn.DepthwiseConv2d):
         return MultiplyAdds(layer.weight.size * pixels, 0)
     if isinstance(layer, nn.DCNv3):
@@ -80,6 +85,13 @@ def multiply_adds(layer: nn.Module, height: int, width: int) -> MultiplyAdds:
     if isinstance(layer, (nn.ToChannelsFirst, nn.ToChannelsLast)):
         return MultiplyAdds(0, 0)
     raise TypeError(f"multiply_adds: no formula for {type(layer).__name__}")
+
+
+def _require_same_size(layer: nn.DepthwiseConv2d | nn.DCNv3, size: Pair) -> None:
+    kernel = layer.kernel_size if isinstance(layer, nn.DCNv3) else layer.weight.shape[2:]
+    output = output_size(size, (kernel[0], kernel[1]), layer.stride, layer.padding, layer.dilation)
+    if output != size:
+        raise ValueError(f"multiply_adds: {type(layer).__name__} must keep the size, it makes {output} of {size}")
 
 
 def _regions(layer: nn.MultiHeadSelfAttention, height: int, width: int) -> list[int]:

@@ -119,6 +119,7 @@ def _photo(record: dict[str, Any], mirrored: bool) -> np.ndarray:
 def adaptation(record: dict[str, Any]) -> Figure:
     """Draw how much positions and weights change from one input to another, a bar for each operator."""
     figure = new_figure(11, 3.2)
+    figure.set_layout_engine("constrained", wspace=0.08)  # or numbers of the two axes touch
     left, right = figure.subplots(1, 2, sharey=True)
     titles = {"positions": "which pixels are read", "weights": "how much they count"}
     for ax, (what, title) in zip((left, right), titles.items(), strict=True):

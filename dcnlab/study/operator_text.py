@@ -28,7 +28,15 @@ HEAD = (
     "ms",
     "growth",
 )
-CLAIM_HEAD = ("operator", "long-range", "computed", "adapts", "computed", "efficient", "computed")
+CLAIM_HEAD = (
+    "operator",
+    "long-range",
+    "reaches",
+    "adapts",
+    "positions, weights",
+    "efficient",
+    "M mult-adds, growth, of memory",
+)
 
 
 def table(record: dict[str, Any]) -> str:
@@ -92,17 +100,17 @@ def claim_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
     for name, claims in CLAIMS.items():
         numbers = record["operators"][name]
         field, exponents = next(iter(numbers["fields"].values())), numbers["exponents"]
-        longer = f", {farthest:.3g} px with {scale} times the offsets" if name == DEFORMABLE else ""
+        longer = f"; {farthest:.3g} px, offsets x {scale}" if name == DEFORMABLE else ""
         long_range, adaptive, efficient = ("yes" if claim else "no" for claim in claims)
         found.append(
             (
                 name,
                 long_range,
-                f"reaches {field['farthest']:.3g} px{longer}",
+                f"{field['farthest']:.3g} px{longer}",
                 adaptive,
-                f"positions {changed(numbers['positions'])}, weights {changed(numbers['weights'])}",
+                f"{changed(numbers['positions'])}, {changed(numbers['weights'])}",
                 efficient,
-                f"{numbers['multiply_adds'][at] / 1e6:.0f} M, n^{exponents['multiply_adds']:.2f}; memory "
+                f"{numbers['multiply_adds'][at] / 1e6:.0f}, n^{exponents['multiply_adds']:.2f}, "
                 f"n^{exponents['peak']:.2f}",
             )
         )
@@ -116,11 +124,11 @@ def findings(record: dict[str, Any]) -> list[str]:
 
 def _range(record: dict[str, Any]) -> str:
     reach = record["dcnv3_reach"]
-    longer = ", ".join(f"{pixels:.3g} px" for pixels in reach.values())
-    scales = ", ".join(reach)
+    farthest = _listed([f"{pixels:.3g}" for pixels in reach.values()])
     return (
-        "How far DCNv3 sees is not built in, as in the others: with its offsets scaled by "
-        f"{scales}, the farthest pixel it reads is {longer} away, for the same multiply-adds. What the paper calls "
+        "How far the others can see is built in; how far DCNv3 sees depends on its offsets. Scaled by "
+        f"{_listed(list(reach))}, they make the farthest pixel that it reads "
+        f"{farthest} px away, for the same multiply-adds. What the paper calls "
         "long-range is what offsets can learn; here they are random, with a root mean square of "
         f"{record['offset_spread']:g} px in each direction."
     )

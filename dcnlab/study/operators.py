@@ -75,6 +75,7 @@ def run(
     started = time.perf_counter()
     _check(seed, sides)
     folder = writable_folder(out)
+    print(f"{', '.join(OPERATORS)}: {SIDE}x{SIDE} features of a photo ...", flush=True)
     with use_backend("numpy"):
         record = _record(seed, sides)
     print(table(record))

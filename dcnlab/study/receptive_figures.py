@@ -27,6 +27,7 @@ def before_and_after(
     fields: Mapping[str, tuple[np.ndarray, np.ndarray]],
     path: str | os.PathLike[str] | None = None,
     centre: Pixel | None = None,
+    pixel_size: int = 1,
 ) -> Figure:
     """Draw effective receptive fields of models before and after training, side by side.
 
@@ -38,7 +39,9 @@ def before_and_after(
     path : path, optional
         PNG file to write.
     centre : (y, x), optional
-        The pixel that the fields belong to; their middle by default.
+        The pixel of the fields that they belong to; their middle by default.
+    pixel_size : int
+        Pixels of the image, each way, that a pixel of the fields stands for; axes and radii count those of the image.
 
     Returns
     -------
@@ -58,9 +61,9 @@ def before_and_after(
     axes = figure.subplots(1, 2 * len(pairs))
     for number, (name, pair) in enumerate(pairs):
         for ax, when, field in zip(axes[2 * number :], ("before training", "after training"), pair, strict=False):
-            shown = show_field(ax, field)
+            shown = show_field(ax, field, pixel_size=pixel_size)
             ax.tick_params(labelsize=8)
-            radii = mark(ax, field, centre)
+            radii = [pixel_size * radius for radius in mark(ax, field, centre, pixel_size)]
             ax.set_title(f"{name}, {when}\n{radii_in_words(radii)}", fontsize=9)
     field_colourbar(figure, shown, axes)
     circle_legend(figure)

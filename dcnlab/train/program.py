@@ -52,11 +52,11 @@ def train(settings: Settings, out: str | os.PathLike[str]) -> int:
             raise ValueError(f"{folder} holds a run; go on with it by --resume {folder}, or choose another folder")
         world.gathered(0)  # every process has looked before one of them writes
         say = _sayer(world)
-        data = _data(settings, say)
+        trainer = Trainer(settings, *_data(settings, say), world=world)  # first: it may refuse the settings
         if world.rank == 0:
             with replacing(folder / SETTINGS) as file:
                 file.write(settings.as_json().encode("utf-8"))
-        return _run(settings, data, folder, world, say)
+        return _run(trainer, folder, say)
 
 
 def resume(out: str | os.PathLike[str]) -> int:
@@ -69,7 +69,7 @@ def resume(out: str | os.PathLike[str]) -> int:
             raise ValueError(f"{str(out)!r} holds no run: there is no {SETTINGS} in it")
         settings = Settings.from_json(path.read_text(encoding="utf-8"), str(path))
         say = _sayer(world)
-        return _run(settings, _data(settings, say), folder, world, say)
+        return _run(Trainer(settings, *_data(settings, say), world=world), folder, say)
 
 
 def _data(settings: Settings, say: Say) -> tuple[LabelledImages, LabelledImages]:
@@ -80,9 +80,8 @@ def _data(settings: Settings, say: Say) -> tuple[LabelledImages, LabelledImages]
     return train, test
 
 
-def _run(settings: Settings, data: tuple[LabelledImages, LabelledImages], folder: Path, world: World, say: Say) -> int:
-    trainer = Trainer(settings, *data, world=world)
-    history = History(folder / LOG)
+def _run(trainer: Trainer, folder: Path, say: Say) -> int:
+    world, history = trainer.world, History(folder / LOG)
     saved = load_state(folder)
     world.gathered(0)  # every process has read the state before one of them goes on
     if saved is not None:

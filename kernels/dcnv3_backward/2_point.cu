@@ -21,9 +21,7 @@ dcnv3_backward_point(const T* __restrict__ grad_output, const T* __restrict__ in
     const unsigned pixel = item / unsigned(shape.groups), group = item % unsigned(shape.groups);
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
-        const long long start = (long long)group * shape.group_width, number = (long long)n * shape.rows() + item;
-        const long long image = (long long)n * shape.height * shape.width * shape.channels() + start;
-        const long long output = ((long long)n * shape.out_height * shape.out_width + pixel) * shape.channels() + start;
+        const long long number = (long long)n * shape.rows() + item, image = shape.image(n, group);
         const DCNv3Row<T, A> row(shape, offset, mask, taps, residual, number, pixel);
         for (int first = 0; first < shape.taps; first += TOGETHER) {
             const int count = shape.taps - first < TOGETHER ? shape.taps - first : TOGETHER;
@@ -31,9 +29,9 @@ dcnv3_backward_point(const T* __restrict__ grad_output, const T* __restrict__ in
             const bool whole = tap.locate(row, first, count);
             for (int i = 0; i < count; ++i) {
                 const int there = whole ? ALL : tap.there(i, shape.height, shape.width);
-                const SampleGradient<A> gradient = tap_backward<WIDTH>(
-                    tap, i, there, grad_output + output, input + image, grad_input + image, shape.width, shape.channels(),
-                    shape.group_width);
+                const SampleGradient<A> gradient =
+                    tap_backward<WIDTH>(tap, i, there, grad_output + number * shape.group_width, input + image,
+                                        grad_input + image, shape.width, shape.channels(), shape.group_width);
                 const long long at = number * shape.taps + first + i;
                 store(grad_offset + 2 * at, row.scale * gradient.x);
                 store(grad_offset + 2 * at + 1, row.scale * gradient.y);

@@ -9,12 +9,13 @@
 //                 grad_input (of type A) set to 0 before
 //
 // WIDTH divides group_width; lanes is the power of two that WIDTH * lanes >= group_width asks for, at most 32.
-// The shuffles are in group_lanes.cuh. Shapes: dcnv3.cuh.
+// The shuffles are in warp.cuh and group_lanes.cuh. Shapes: dcnv3.cuh.
+// __launch_bounds__(128, 8): with nothing said of blocks, NVRTC spills registers to make room for more of them.
 #include "group_lanes.cuh"
 #include "scattered.cuh"
 
 template <typename T, typename A, int WIDTH>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 8)
 dcnv3_backward_shuffle(const T* __restrict__ grad_output, const T* __restrict__ input, const T* __restrict__ offset,
                        const T* __restrict__ mask, const int* __restrict__ taps, const A* __restrict__ residual,
                        Scattered<A> grad_input, T* __restrict__ grad_offset, T* __restrict__ grad_mask,
@@ -24,16 +25,12 @@ dcnv3_backward_shuffle(const T* __restrict__ grad_output, const T* __restrict__ 
     const unsigned pixel = lane.row / unsigned(shape.groups), group = lane.row % unsigned(shape.groups);
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
-        const long long step = shape.channels(), number = (long long)n * shape.rows() + lane.row;
-        const long long start = (long long)group * shape.group_width + lane.channel;
-        const long long image = (long long)n * shape.height * shape.width * step + start;
-        const long long output = ((long long)n * shape.out_height * shape.out_width + pixel) * step + start;
+        const long long number = (long long)n * shape.rows() + lane.row, image = shape.image(n, group) + lane.channel;
         const DCNv3Row<T, A> row(shape, offset, mask, taps, residual, number, pixel);
         const auto scatter = [&](const Cell<A>& cell, int corner, const A share[WIDTH]) {
-            const Scattered<A> to = grad_input + (image + cell.pixel(corner, shape.width) * step);
+            const Scattered<A> to = grad_input + (image + cell.pixel(corner, shape.width) * shape.channels());
             for (int c = 0; c < WIDTH; ++c) atomicAdd(to + c, share[c]);
         };
-        row_backward(lane, row, shape.taps, grad_output + output, input + image, step,
-                     grad_offset + number * shape.taps * 2, grad_mask + number * shape.taps, scatter);
+        row_backward(lane, row, shape, grad_output, input + image, number, grad_offset, grad_mask, scatter);
     }
 }

@@ -21,16 +21,12 @@ dcnv3_backward_vector_atomic(const T* __restrict__ grad_output, const T* __restr
     const unsigned pixel = lane.row / unsigned(shape.groups), group = lane.row % unsigned(shape.groups);
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
-        const long long step = shape.channels(), number = (long long)n * shape.rows() + lane.row;
-        const long long start = (long long)group * shape.group_width + lane.channel;
-        const long long image = (long long)n * shape.height * shape.width * step + start;
-        const long long output = ((long long)n * shape.out_height * shape.out_width + pixel) * step + start;
+        const long long number = (long long)n * shape.rows() + lane.row, image = shape.image(n, group) + lane.channel;
         const DCNv3Row<T, A> row(shape, offset, mask, taps, residual, number, pixel);
         const auto scatter = [&](const Cell<A>& cell, int corner, const A share[WIDTH]) {
-            const Scattered<A> to = grad_input + (image + cell.pixel(corner, shape.width) * step);
+            const Scattered<A> to = grad_input + (image + cell.pixel(corner, shape.width) * shape.channels());
             for (int c = 0; c < WIDTH; c += 4) add_four(to + c, share + c);
         };
-        row_backward(lane, row, shape.taps, grad_output + output, input + image, step,
-                     grad_offset + number * shape.taps * 2, grad_mask + number * shape.taps, scatter);
+        row_backward(lane, row, shape, grad_output, input + image, number, grad_offset, grad_mask, scatter);
     }
 }

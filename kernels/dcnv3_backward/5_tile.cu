@@ -37,8 +37,7 @@ dcnv3_backward_tile(const T* __restrict__ grad_output, const T* __restrict__ inp
     const int area_x = area_start<TILE, AREA>(out_x * shape.stride_x - shape.padding_x, shape.stride_x, taps[1], last[1]);
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
-        const long long step = shape.channels(), group_start = (long long)group * width;
-        const long long image = (long long)n * shape.height * shape.width * step + group_start;
+        const long long step = shape.channels(), image = shape.image(n, group);
         for (int i = threadIdx.x; i < size; i += blockDim.x) sums[i] = A(0);
         __syncthreads();
         for (unsigned start = 0; start < TILE * TILE * lanes_of<WIDTH>(width); start += blockDim.x) {
@@ -62,8 +61,7 @@ dcnv3_backward_tile(const T* __restrict__ grad_output, const T* __restrict__ inp
                     else atomicAdd(far + c, share[c]);
                 }
             };
-            row_backward(lane, row, shape.taps, grad_output + (number * width + lane.channel), input + image + lane.channel,
-                         step, grad_offset + number * shape.taps * 2, grad_mask + number * shape.taps, scatter);
+            row_backward(lane, row, shape, grad_output, input + image + lane.channel, number, grad_offset, grad_mask, scatter);
         }
         __syncthreads();
         for (int i = threadIdx.x; i < size; i += blockDim.x) {

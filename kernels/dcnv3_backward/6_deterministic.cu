@@ -34,13 +34,10 @@ dcnv3_backward_taps(const T* __restrict__ grad_output, const T* __restrict__ inp
     const unsigned pixel = lane.row / unsigned(shape.groups), group = lane.row % unsigned(shape.groups);
 
     for (int n = blockIdx.y; n < shape.batch; n += gridDim.y) {
-        const long long step = shape.channels(), number = (long long)n * shape.rows() + lane.row;
-        const long long start = (long long)group * shape.group_width + lane.channel;
-        const long long image = (long long)n * shape.height * shape.width * step + start;
-        const long long output = ((long long)n * shape.out_height * shape.out_width + pixel) * step + start;
+        const long long number = (long long)n * shape.rows() + lane.row, image = shape.image(n, group) + lane.channel;
         const DCNv3Row<T, A> row(shape, offset, mask, taps, residual, number, pixel);
-        row_backward(lane, row, shape.taps, grad_output + output, input + image, step, grad_offset + number * shape.taps * 2,
-                     grad_mask + number * shape.taps, [](const Cell<A>&, int, const A*) {});
+        row_backward(lane, row, shape, grad_output, input + image, number, grad_offset, grad_mask,
+                     [](const Cell<A>&, int, const A*) {});
     }
 }
 

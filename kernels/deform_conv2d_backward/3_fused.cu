@@ -13,15 +13,9 @@
 //   [eq:deform.3].
 // __launch_bounds__(THREADS, 3): with nothing said of blocks, NVRTC spills registers to make room for more of them.
 #include "tiles.cuh"
+#include "warp.cuh"
 
-constexpr unsigned PER_PIXEL = 4;  // threads
-
-// The sum over the threads of a pixel, which are neighbours in a warp; the same in all of them.
-template <typename A>
-__device__ __forceinline__ A pixel_sum(A value) {
-    for (unsigned step = PER_PIXEL / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-    return value;
-}
+constexpr unsigned PER_PIXEL = 4;  // threads, neighbours in a warp
 
 template <typename T, typename A>
 __global__ void __launch_bounds__(THREADS, 3)
@@ -37,7 +31,7 @@ deform_conv2d_fused_backward(const T* __restrict__ grad_output, const T* __restr
     const long long first = blockIdx.x / (unsigned(shape.taps) * shape.groups) * (long long)PIXELS;
     const int outputs = shape.outputs / shape.conv_groups, per_group = shape.channels / shape.conv_groups;
     const BatchPixel arriving(shape, first + threadIdx.x % PIXELS), pixel(shape, first + threadIdx.x / PER_PIXEL);
-    const Tap<A> tap(shape, offset, mask, taps, pixel, group, k);
+    const BatchTap<A> tap(shape, offset, mask, taps, pixel, group, k);
 
     SampleGradient<A> gradient = {A(0), A(0), A(0)};
     int turn = 0;
@@ -74,7 +68,8 @@ deform_conv2d_fused_backward(const T* __restrict__ grad_output, const T* __restr
     }
 
     if (tap.modulation != tap.modulation) gradient = broken_gradient<A>();
-    gradient = {pixel_sum(gradient.y), pixel_sum(gradient.x), pixel_sum(gradient.modulation)};
+    gradient = {lane_sum(gradient.y, PER_PIXEL), lane_sum(gradient.x, PER_PIXEL),
+                lane_sum(gradient.modulation, PER_PIXEL)};
     if (!pixel.there || threadIdx.x % PER_PIXEL) return;
     const int plane = group * shape.taps + k, planes = shape.groups * shape.taps;
     store(grad_offset + pixel.in_plane(shape, 2 * planes, 2 * plane), gradient.y);

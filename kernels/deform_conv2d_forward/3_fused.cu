@@ -39,7 +39,7 @@ deform_conv2d_fused(const T* __restrict__ image, const T* __restrict__ offset, c
     for (int start = 0; start < per_group; start += slice) {
         const int group = (first_channel + start) / shape.group_width();
         for (int k = 0; k < shape.taps; ++k) {
-            const Tap<A> tap(shape, offset, mask, taps, pixel, group, k);
+            const BatchTap<A> tap(shape, offset, mask, taps, pixel, group, k);
             for (int c = start; c < start + slice; c += DEPTH, turn ^= 1) {
                 const int depth = min(start + slice - c, DEPTH);
                 const T* row = weight + (((long long)conv_group * shape.taps + k) * per_group + c) * outputs + part;

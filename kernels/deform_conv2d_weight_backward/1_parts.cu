@@ -39,7 +39,7 @@ deform_conv2d_weight_parts(const T* __restrict__ grad_output, const T* __restric
         const long long first = blockIdx.y * (long long)each + step;
         if (first >= shape.batch * (long long)shape.pixels()) break;  // for all threads of the block
         const BatchPixel pixel(shape, first + row);
-        const Tap<A> tap(shape, offset, mask, taps, pixel, c / shape.group_width(), k);
+        const BatchTap<A> tap(shape, offset, mask, taps, pixel, c / shape.group_width(), k);
         const auto four = tap.template sample<PACKED>(image + c + 4 * lane, channels - 4 * lane);
         four.store_to(tiles[turn].right[row] + 4 * lane, 4);
         for (int i = lane; i < LEFT; i += 8) {

@@ -17,6 +17,10 @@ struct DCNv3Shape {
     __device__ __forceinline__ long long channels() const { return (long long)groups * group_width; }
     // Outputs of one image, with a thread each: (pixel, group) pairs, and channels.
     __device__ __forceinline__ unsigned rows() const { return unsigned(out_height) * out_width * groups; }
+    // The place of image n in the input: that of the group's first channel in its pixel 0.
+    __device__ __forceinline__ long long image(int n, unsigned group) const {
+        return (long long)n * height * width * channels() + (long long)group * group_width;
+    }
 };
 
 // The taps of one output pixel and group: [eq:dcnv3.1].

@@ -7,21 +7,12 @@
 #include "channels.cuh"
 #include "dcnv3.cuh"
 #include "vectors.cuh"
+#include "warp.cuh"
 
 // Lanes of a group: the power of two that holds its channels, at most 32.
 template <int WIDTH>
 __device__ __forceinline__ unsigned lanes_of(int group_width) {
     return 1u << (32 - __clz(group_width / WIDTH - 1));
-}
-
-constexpr unsigned WHOLE_WARP = 0xffffffffu;
-
-// The sum over `lanes` neighbouring lanes, the same in all of them. Halves first, so that no order of threads shows in it.
-// All lanes of the warp take part, also those that have nothing to add.
-template <typename A>
-__device__ __forceinline__ A lane_sum(A value, unsigned lanes) {
-    for (int step = int(lanes) / 2; step > 0; step /= 2) value += __shfl_xor_sync(WHOLE_WARP, value, step);
-    return value;
 }
 
 // Which lane of which row (pixel, group) a thread is.
@@ -43,15 +34,16 @@ struct RowLane {
 };
 
 // The gradients of a row of taps, written to its place in grad_offset and grad_mask by the first lane.
-//   arriving: the lane's channels of the output's gradient; image: those of pixel 0 of the input
+//   image: the lane's channels of pixel 0 of the input; number: that of the row, all images counted through
 //   scatter(cell, corner, values): takes the share of the image's gradient that the corner's channels get
 template <int WIDTH, typename T, typename A, typename Scatter>
-__device__ __forceinline__ void row_backward(const RowLane<WIDTH>& lane, const DCNv3Row<T, A>& row, int taps,
-                                             const T* arriving, const T* image, long long step, T* grad_offset,
-                                             T* grad_mask, const Scatter& scatter) {
+__device__ __forceinline__ void row_backward(const RowLane<WIDTH>& lane, const DCNv3Row<T, A>& row,
+                                             const DCNv3Shape& shape, const T* grad_output, const T* image,
+                                             long long number, T* grad_offset, T* grad_mask, const Scatter& scatter) {
+    const long long step = shape.channels(), first = number * shape.taps;
     A g[WIDTH] = {};
-    if (lane.has_channels) load_pack<WIDTH>(arriving, g);
-    for (int k = 0; k < taps; ++k) {
+    if (lane.has_channels) load_pack<WIDTH>(grad_output + (number * shape.group_width + lane.channel), g);
+    for (int k = 0; k < shape.taps; ++k) {
         const A m = row.modulation(k);
         const Cell<A> cell = row.cell(k);
         const bool touches = cell.sample == INSIDE || cell.sample == BORDER;
@@ -73,8 +65,8 @@ __device__ __forceinline__ void row_backward(const RowLane<WIDTH>& lane, const D
         SampleGradient<A> gradient = {A(0), A(0), A(0)};
         if (touches) gradient = sample_gradient(cell, dot, m);
         if (cell.sample == BROKEN) gradient = broken_gradient<A>();
-        store(grad_offset + 2 * k, row.scale * gradient.x);
-        store(grad_offset + 2 * k + 1, row.scale * gradient.y);
-        store(grad_mask + k, gradient.modulation);
+        store(grad_offset + 2 * (first + k), row.scale * gradient.x);
+        store(grad_offset + 2 * (first + k) + 1, row.scale * gradient.y);
+        store(grad_mask + first + k, gradient.modulation);
     }
 }

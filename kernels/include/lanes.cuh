@@ -6,8 +6,8 @@
 //   A: type of the arithmetic, T: type of the memory
 #pragma once
 
-#include "bilinear.cuh"
 #include "scattered.cuh"
+#include "vectors.cuh"
 
 #if defined(DCNLAB_CPU) && !defined(DCNLAB_CHECK)
 #define DCNLAB_WIDE
@@ -31,8 +31,7 @@ struct SameType { static constexpr bool value = false; };
 template <typename T>
 struct SameType<T, T> { static constexpr bool value = true; };
 
-// In place of a count: all lanes, from an address that is a multiple of their size, or of 16 bytes if that is less. Then
-// one load of up to 16 bytes brings them.
+// In place of a count: all lanes, from an address where a Pack of them (vectors.cuh) may lie, and loaded like one.
 struct Whole {};
 
 template <typename A, int WIDTH>
@@ -85,10 +84,8 @@ struct Lanes {
 #ifdef DCNLAB_WIDE
         return load_from(from, WIDTH);
 #else
-        struct __align__(sizeof(T) * WIDTH < 16 ? sizeof(T) * WIDTH : 16) Pack { T v[WIDTH]; };
-        const Pack pack = *reinterpret_cast<const Pack*>(from);
         Lanes lanes;
-        for (int c = 0; c < WIDTH; ++c) lanes.v[c] = load<A>(pack.v[c]);
+        load_pack<WIDTH>(from, lanes.v);
         return lanes;
 #endif
     }

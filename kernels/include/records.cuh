@@ -9,11 +9,7 @@
 template <int TAPS, bool SOFTMAX, typename T, typename A>
 __device__ __forceinline__ void row_modulation(const DCNv3Row<T, A>& at, A modulation[TAPS]) {
     if constexpr (SOFTMAX) {
-        powers_of_rows(at.mask, modulation, 1, TAPS);
-        A sum = A(0);
-        for (int k = 0; k < TAPS; ++k) sum += modulation[k];
-        const A share = A(1) / sum;
-        for (int k = 0; k < TAPS; ++k) modulation[k] *= share;
+        softmax_of_rows(at.mask, modulation, 1, TAPS);
     } else {
         for (int k = 0; k < TAPS; ++k) modulation[k] = at.modulation(k);
     }

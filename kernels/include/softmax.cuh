@@ -1,4 +1,4 @@
-// What the forward and the backward pass of softmax begin with.
+// Softmax over the taps: what its own kernels, and those that take it along with the samples, share.
 #pragma once
 
 #include "exponential.cuh"
@@ -22,4 +22,16 @@ __device__ __forceinline__ void powers_of_rows(const T* __restrict__ from, A* __
     }
     const long long all = (long long)count * taps;
     for (long long i = 0; i < all; ++i) to[i] = exp_below_0(to[i]);
+}
+
+// to = the softmax of each of `count` rows of `taps` logits: [eq:softmax.1].
+template <typename T, typename A>
+__device__ __forceinline__ void softmax_of_rows(const T* __restrict__ from, A* __restrict__ to, int count, int taps) {
+    powers_of_rows(from, to, count, taps);
+    for (int r = 0; r < count; ++r, to += taps) {
+        A sum = A(0);
+        for (int k = 0; k < taps; ++k) sum += to[k];
+        const A share = A(1) / sum;
+        for (int k = 0; k < taps; ++k) to[k] *= share;
+    }
 }

@@ -57,16 +57,18 @@ struct BatchPixel {
     }
 };
 
-// One tap of one output pixel, to be sampled in any channel of images [batch, height, width, channels]. Outside the image
-// no corner is there and the rest is 0; where position or modulation is not a number, the rest is none either.
+// One tap of a pixel of the batch, to be sampled in any channel of images [batch, height, width, channels]: corners that
+// are places in the whole batch, and their weights. (Tap of tap.cuh is small enough for a record: a pixel of one image.)
+// Outside the image no corner is there and the rest is 0; where position or modulation is not a number, no corner is
+// there and the rest is none either.
 template <typename A>
-struct Tap {
+struct BatchTap {
     Corners corners;
     A ly, lx, modulation, weight[4];
 
     template <typename T>
-    __device__ __forceinline__ Tap(const DeformConv2dShape& shape, const T* offset, const T* mask, const int* taps,
-                                   const BatchPixel& at, int group, int k)
+    __device__ __forceinline__ BatchTap(const DeformConv2dShape& shape, const T* offset, const T* mask, const int* taps,
+                                        const BatchPixel& at, int group, int k)
         : corners{{0, 0, 0, 0}, 0}, ly(0), lx(0), modulation(0), weight{A(0), A(0), A(0), A(0)} {
         if (!at.there) return;
         const DeformConv2dRow<T, A> row(shape, offset, mask, taps, at.image, group, at.pixel);

@@ -1,12 +1,12 @@
-// Neighbouring values as one load or store of up to 16 bytes, the widest that a GPU has. The address must be a multiple of
-// their size.
+// Neighbouring values as one load or store of up to 16 bytes, the widest that a GPU has; more values are several. The
+// address must be a multiple of their size, or of 16 bytes if that is less.
 //   T: type of the memory, A: type of the arithmetic
 #pragma once
 
 #include "bilinear.cuh"
 
 template <typename T, int WIDTH>
-struct __align__(WIDTH * sizeof(T)) Pack {
+struct __align__(WIDTH * sizeof(T) < 16 ? WIDTH * sizeof(T) : 16) Pack {
     T v[WIDTH];
 };
 

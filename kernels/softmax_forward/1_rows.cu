@@ -9,17 +9,6 @@
 //   input, output [rows, taps]. The output is of type A and holds what is not finished yet: float for half, too.
 #include "softmax.cuh"
 
-template <typename T, typename A>
-__device__ __forceinline__ void forward_rows(const T* __restrict__ input, A* __restrict__ output, int count, int taps) {
-    powers_of_rows(input, output, count, taps);
-    for (int r = 0; r < count; ++r, output += taps) {
-        A sum = A(0);
-        for (int k = 0; k < taps; ++k) sum += output[k];
-        const A share = A(1) / sum;
-        for (int k = 0; k < taps; ++k) output[k] *= share;
-    }
-}
-
 template <typename T, typename A, int EACH>
 __global__ void __launch_bounds__(128)
 softmax_forward_rows(const T* __restrict__ input, A* __restrict__ output, long long rows, int taps) {
@@ -27,7 +16,7 @@ softmax_forward_rows(const T* __restrict__ input, A* __restrict__ output, long l
     if (first >= rows) return;
     const int count = rows - first < EACH ? int(rows - first) : EACH;
     if (taps == USUAL)
-        forward_rows(input + first * USUAL, output + first * USUAL, count, USUAL);
+        softmax_of_rows(input + first * USUAL, output + first * USUAL, count, USUAL);
     else
-        forward_rows(input + first * taps, output + first * taps, count, taps);
+        softmax_of_rows(input + first * taps, output + first * taps, count, taps);
 }

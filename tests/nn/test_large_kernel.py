@@ -19,7 +19,7 @@ def random_layer(*arguments, dtype=np.float64, seed=0):
 
 
 @given(odd, odd, odd, odd, st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_merged_convolution_computes_the_same_in_inference(a, b, c, d, size, seed):
     large, small = (max(a, c), max(b, d)), (min(a, c), min(b, d))
     layer = random_layer(3, large, small, seed=seed).eval()

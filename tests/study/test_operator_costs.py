@@ -62,6 +62,16 @@ def test_a_layer_without_a_formula_is_refused():
         costs.multiply_adds(nn.Sequential(nn.ToChannelsFirst(), nn.GELU()), 4, 4)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [nn.DepthwiseConv2d(4, 3), nn.DepthwiseConv2d(4, 3, 2, 1), nn.DCNv3(4, stride=2)],
+    ids=["no padding", "stride 2", "DCNv3, stride 2"],
+)
+def test_a_layer_of_another_output_size_is_refused(layer):
+    with pytest.raises(ValueError, match=r"must keep the size, it makes \(\d, \d\) of \(6, 8\)"):
+        costs.multiply_adds(layer, 6, 8)
+
+
 # -- memory --------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from dcnlab.modulation import KINDS
 from dcnlab.pages import new_figure
 from dcnlab.study.ablation.cost import BYTES, TRAINED
 from dcnlab.study.ablation.depth import LOGITS, STACKS
-from dcnlab.study.ablation.figures import MARKERS
+from dcnlab.study.ablation.figures import MARKERS, readable_decades
 from dcnlab.viz.canvas import group_colour
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-SHORT = {"blocks": "blocks (norm, shortcut, MLP)", "layers": "layers alone"}
+SHORT = {"blocks": "blocks", "layers": "layers alone"}
 SHARING = {"shared": group_colour(0), "unshared": group_colour(1)}
 
 
@@ -59,6 +59,7 @@ def depth(record: Record) -> Figure:
             ax.axhline(1, color="0.6", linewidth=0.8, zorder=0)
             ax.grid(alpha=0.3)
             ax.set(xlabel=f"{stack} below")
+            readable_decades(ax)
         row[0].set_title(f"{SHORT[stack]}: features / input", fontsize=11)
         row[1].set_title(f"{SHORT[stack]}: gradient / gradient sent", fontsize=11)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
@@ -78,8 +79,8 @@ def _stack(ax: Axes, found: dict[str, Any], column: str) -> None:
 
 def cost(record: Record) -> Figure:
     """Draw what unshared weights cost, measured and counted."""
-    figure = new_figure(12, 4.4)
-    left, *others = figure.subplots(1, 3, width_ratios=(3, 2, 3))
+    figure = new_figure(12.5, 4.4)
+    left, *others = figure.subplots(1, 3, width_ratios=(3, 2.2, 3))
     own = record["cost"]["digits"]
     rows = {"parameters": "parameters", "kept_bytes": "kept for\nbackward", "peak_bytes": "peak"}
     for name, colour in SHARING.items():
@@ -89,14 +90,14 @@ def cost(record: Record) -> Figure:
     left.set(ylabel="relative to shared weights")
     left.set_title("net of the digits, measured", fontsize=11)
     published = record["cost"]["published"]
-    labels = [f"InternImage-{p['variant']}\n{p['size']} px" for p in published]
+    labels = [f"{p['variant']}, {p['size']} px" for p in published]
     for name, colour in SHARING.items():
         counts = [p["parameters"][name] for p in published]
         _bars(others[0], labels, name, _over(published, counts, "parameters"), [_count(c) for c in counts], colour)
-    others[0].set_title("parameters, counted", fontsize=11)
+    others[0].set_title("InternImage: parameters, counted", fontsize=11)
     _memory(others[1], published, labels)
     for ax in (left, *others):
-        ax.set_ylim(0, 1.25 * ax.get_ylim()[1])
+        ax.set_ylim(0, 1.2 * ax.get_ylim()[1])  # room for the amounts
     figure.legend(*others[1].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
@@ -111,7 +112,7 @@ def _memory(ax: Axes, published: list[dict[str, Any]], labels: list[str]) -> Non
     for name, (values, colour) in cases.items():
         ratios = [value / base for value, base in zip(values, shared, strict=True)]
         _bars(ax, labels, name, ratios, [_amount(value, "bytes") for value in values], colour, of=len(cases))
-    ax.set_title("memory of training, counted", fontsize=11)
+    ax.set_title("InternImage: memory of training, counted", fontsize=11)
 
 
 def memory(published: dict[str, Any], name: str, columns: bool = True) -> int:
@@ -131,7 +132,7 @@ def _bars(
     width, place = 0.84 / of, len(ax.containers)
     x = np.arange(len(labels)) + width * (place - (of - 1) / 2)
     bars = ax.bar(x, heights, width, color=colour, label=name)
-    ax.bar_label(bars, texts, fontsize=8, padding=2, rotation=90 if of > 2 else 0)
+    ax.bar_label(bars, texts, fontsize=9, padding=3, rotation=90)
     ax.set_xticks(range(len(labels)), labels)
 
 

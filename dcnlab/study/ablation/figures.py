@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ Record = dict[str, Any]
 Runs = list[dict[str, Any]]
 
 MARKERS = "osD^vP"
+LEAST_SPAN, MOST_LABELLED = 10.0, 1e4  # highest over lowest of a logarithmic axis
 SCALES = {
     "operator": "output of the core operator",
     "stream": "residual stream after the block",
@@ -39,8 +41,8 @@ def all_figures(record: Record) -> dict[str, tuple[Figure, str]]:
         ),
         "curves": (
             curves(record),
-            f"The {epochs} epochs at that rate: mean over the seeds, and from the worst to the best run. Left: the "
-            "held-out digits. Right: the loss in training, with label smoothing and random rotation and size.",
+            f"The {epochs} epochs at that rate: mean over the seeds, and from the worst to the best run. Accuracy "
+            "and loss in training: on digits with random rotation and size, the loss with label smoothing.",
         ),
         "sums": (
             sums(record),
@@ -68,7 +70,7 @@ def all_figures(record: Record) -> dict[str, tuple[Figure, str]]:
 def accuracy(record: Record) -> Figure:
     """Draw the accuracy of every run of each configuration at its best rate, and the means."""
     names = list(record["configurations"])
-    figure = new_figure(1.8 + 1.45 * len(names), 4.4)
+    figure = new_figure(max(8.5, 1.8 + 1.45 * len(names)), 4.4)
     ax = figure.subplots()
     for place, name in enumerate(names):
         runs = by_rate(record, name)[best_rate(record, name)]
@@ -93,11 +95,12 @@ def rates(record: Record) -> Figure:
     for place, (name, aside) in enumerate(zip(several, _apart(len(several), 0.07), strict=True)):
         found, style = by_rate(record, name), _style(record, name)
         x = np.array(list(found)) * np.exp(aside)  # side by side on the logarithmic axis
-        for at, runs in zip(x, found.values(), strict=True):
-            _runs(ax, np.full(len(runs), at), runs, **style)
+        places = np.repeat(x, [len(runs) for runs in found.values()])
+        _runs(ax, places, [run for runs in found.values() for run in runs], **style)
         means = [100 * np.mean([counted_accuracy(r) for r in runs]) for runs in found.values()]
         line = ("-", "--", "-.", ":")[place % 4]
-        ax.plot(x, means, linestyle=line, linewidth=2, label=name, zorder=1, **style)
+        ax.plot(x, means, line, linewidth=2, color=style["color"], zorder=1)
+        ax.plot([], [], line, linewidth=2, label=name, **style)  # for the legend: the line with the mark of its runs
     ticks = sorted({rate for name in several for rate in by_rate(record, name)})
     ax.set_xscale("log")
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -110,14 +113,14 @@ def rates(record: Record) -> Figure:
 
 
 def curves(record: Record) -> Figure:
-    """Draw held-out accuracy and training loss over the epochs, mean and range over the seeds."""
+    """Draw accuracy and loss in training over the epochs, mean and range over the seeds."""
     figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2)
     for name in record["configurations"]:
         runs = [run for run in by_rate(record, name)[best_rate(record, name)] if not run["diverged"]]
-        for ax, column, factor in ((left, "test_accuracy", 100), (right, "train_loss", 1)):
+        for ax, column, factor in ((left, "train_accuracy", 100), (right, "train_loss", 1)):
             _range(ax, [[row[column] * factor for row in run["rows"]] for run in runs], name, _style(record, name))
-    left.set(ylabel="accuracy on held-out digits (%)")
+    left.set(ylabel="accuracy in training (%)")
     right.set(ylabel="loss in training")
     for ax in (left, right):
         ax.set(xlabel="epoch")
@@ -134,7 +137,7 @@ def sums(record: Record) -> Figure:
     """Draw the sum over the taps by block, before and after training."""
     depths = _by_depth(record)
     figure = new_figure(11, 0.6 + 3.4 * len(depths))
-    grid = figure.subplots(len(depths), 2, squeeze=False, sharey=True)
+    grid = figure.subplots(len(depths), 2, squeeze=False, sharey="row")
     for row, (labels, names) in zip(grid, depths.items(), strict=True):
         for ax, when in zip(row, ("before", "after"), strict=True):
             for name, aside in zip(names, _apart(len(names), 0.12), strict=True):
@@ -146,7 +149,8 @@ def sums(record: Record) -> Figure:
                     style = {**_style(record, name), "markersize": 6}
                     ax.errorbar(x, np.nanmean(mean, axis=0), whole, label=name, linestyle="none", capsize=3, **style)
             _block_axis(ax, labels, f"{when} training")
-        row[0].set_ylabel("sum of the modulation")
+        low, high = row[0].get_ylim()
+        row[0].set(ylabel="sum of the modulation", ylim=(min(low, 0), max(high, 1.2)))
         _legend_beside(row)
     return figure
 
@@ -166,6 +170,7 @@ def scales(record: Record) -> Figure:
                         style = {**_style(record, name), "linestyle": line, "markersize": 5, "label": label}
                         ax.semilogy(np.arange(len(labels)), np.nanmean(found, axis=0), **style)
             _block_axis(ax, labels, title)
+            readable_decades(ax)
         row[0].set_ylabel("root mean square")
         _legend_beside(row)
     return figure
@@ -202,9 +207,10 @@ def _style(record: Record, name: str) -> dict[str, Any]:
 
 def _runs(ax: Axes, x: np.ndarray, runs: Runs, color: str, marker: str) -> None:
     """Draw a mark for each run, and a cross for those that diverged."""
-    for at, run in zip(x, runs, strict=True):
-        shape, colour, line = ("x", "black", 1.5) if run["diverged"] else (marker, color, 0.5)
-        ax.scatter(at, 100 * counted_accuracy(run), s=42, zorder=3, marker=shape, color=colour, linewidths=line)
+    y = np.array([100 * counted_accuracy(run) for run in runs])
+    lost = np.array([run["diverged"] is not None for run in runs])
+    ax.scatter(x[~lost], y[~lost], s=42, color=color, marker=marker, zorder=3)
+    ax.scatter(x[lost], y[lost], s=42, color="black", marker="x", zorder=3)
 
 
 def _range(ax: Axes, values: list[list[float]], name: str, style: dict[str, Any]) -> None:
@@ -227,6 +233,19 @@ def _block_axis(ax: Axes, labels: Iterable[str], title: str) -> None:
     ax.set(xlabel="block (stage.block)", xlim=(-0.5, len(names) - 0.5))
     ax.set_title(title, fontsize=11)
     ax.grid(alpha=0.3)
+
+
+def readable_decades(ax: Axes) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 of each decade, and let it span enough to have several labels."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = ax.get_ylim()
+    wider = max(1.0, math.sqrt(LEAST_SPAN * low / high))
+    ax.set_ylim(low / wider, high * wider)
+    if high / low < MOST_LABELLED:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend_beside(row: Iterable[Axes]) -> None:

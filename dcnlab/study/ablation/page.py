@@ -12,13 +12,13 @@ from dcnlab.pages import figure_element, page_part, save_small, style, table_row
 from dcnlab.study.ablation.extra_figures import extra_figures
 from dcnlab.study.ablation.figures import all_figures
 from dcnlab.study.ablation.studies import SOURCE, require_study
-from dcnlab.study.ablation.verdicts import HEAD, RULE, best_rate, lines, verdicts
+from dcnlab.study.ablation.verdicts import FAILED, HEAD, RULE, best_rate, lines, verdicts
 
 KEYS = ("machine", "size", "settings", "configurations", "runs", "seconds")  # that every record has
 
 
 def write_pages(record: dict[str, Any], out: str | os.PathLike[str]) -> Path:
-    """Write study_NAME.html and its figures, study_NAME_FIGURE.png, to a folder; return the page's path.
+    """Write NAME.html and its figures, NAME_FIGURE.png, to a folder; return the page's path.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def write_pages(record: dict[str, Any], out: str | os.PathLike[str]) -> Path:
     elements = {}
     try:
         for key, (figure, caption) in {**all_figures(record), **extra_figures(record)}.items():
-            path = folder / f"study_{name}_{key}.png"
+            path = folder / f"{name}_{key}.png"
             save_small(figure, path)
             elements[key] = figure_element(path, caption)
         page = Template(page_part("dcnlab.study.ablation", "page.html")).substitute(
@@ -56,7 +56,7 @@ def write_pages(record: dict[str, Any], out: str | os.PathLike[str]) -> Path:
             more=_more(record, elements),
             footer=html.escape(_footer(record)),
         )
-        path = folder / f"study_{name}.html"
+        path = folder / f"{name}.html"
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from None
@@ -82,7 +82,7 @@ def _best_lines(record: dict[str, Any]) -> list[list[str]]:
 
 def _table(record: dict[str, Any]) -> str:
     rows = lines(record)
-    failed = HEAD.index("learned nothing")
+    failed = HEAD.index(FAILED)
     return table_rows(HEAD, rows, bad=[not row[failed].startswith("0 ") for row in rows])
 
 
@@ -119,5 +119,5 @@ def _footer(record: dict[str, Any]) -> str:
         f"{made['system']}, Python {made['python']}, NumPy {made['numpy']}. {len(record['runs'])} runs: "
         f"{size['train']:,} digits of {settings['data']}, {size['epochs']} epochs, batches of {size['batch']}; tested "
         f"on {size['test']:,} others. Measured inside on {size['measured']} of these. All numbers are in "
-        f"study_{record['study']}.json."
+        f"{record['study']}.json."
     )

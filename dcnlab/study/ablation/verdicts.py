@@ -11,7 +11,8 @@ import numpy as np
 from dcnlab.study.ablation.studies import MARGIN, Claim, require_study
 
 CHANCE = 0.1  # accuracy of guessing one of ten digits: what a diverged run counts with
-STUCK = 2 * CHANCE  # a run that ends below has learned nothing
+STUCK = 2 * CHANCE  # a run that ends below has learned next to nothing
+FAILED = f"below {STUCK:.0%}"
 CONFIDENCE = 0.95
 
 RULE = (
@@ -44,7 +45,7 @@ def counted_accuracy(run: dict[str, Any]) -> float:
 
 
 def failed(run: dict[str, Any]) -> bool:
-    """Whether a run diverged, or has learned nothing."""
+    """Whether a run diverged, or has learned next to nothing."""
     return counted_accuracy(run) < STUCK
 
 
@@ -76,8 +77,9 @@ def compare(first: Sequence[float], second: Sequence[float]) -> Comparison:
 
     With a sample of less than two there is no spread, and the interval is infinite.
 
-    >>> compare([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
-    Comparison(difference=0.0, half_width=2.26...)
+    >>> difference, half = compare([91.0, 92.0, 93.0], [90.0, 91.0, 92.0])
+    >>> round(difference, 2), round(half, 2)
+    (1.0, 2.27)
     """
     from scipy.special import stdtrit
 
@@ -157,7 +159,7 @@ HEAD = (
     "spread",
     "range",
     "diverged",
-    "learned nothing",
+    FAILED,
     "mean sum over taps",
     "parameters",
 )
