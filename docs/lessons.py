@@ -54,10 +54,12 @@ class Lesson:
 
     @property
     def summary(self) -> str:
-        """The first sentence of the first paragraph, links replaced by their text."""
+        """The first sentence of the first paragraph, links replaced by their text; of what one can do, only what."""
         sentence = re.match(r".+?[.?!](?=\s+[A-Z*`$\[(]|$)|.+", self._text[1])
         assert sentence is not None  # the paragraph is not empty
-        return re.sub(r"\[((?:`[^`]*`|[^\[\]])*)\]\([^)]*\)", r"\1", sentence[0]).replace("|", "\\|")
+        text = re.sub(r"\[((?:`[^`]*`|[^\[\]])*)\]\([^)]*\)", r"\1", sentence[0])
+        text = re.sub(r"^At the end of this notebook,? you can ", "", text)
+        return (text[0].upper() + text[1:]).replace("|", "\\|")
 
     @cached_property
     def cover(self) -> bytes | None:
@@ -109,14 +111,14 @@ def table(found: list[Lesson]) -> str:
     """Return the course's contents in Markdown, as README.md shows them, with links and pictures from its folder."""
     if not found:
         return NONE_YET
-    lines = ["| | notebook | |", "|---|---|---|"]
+    lines = ["| | notebook |", "|---|---|"]
     for lesson in found:
         picture = ""
         if lesson.cover is not None:
             alt = html.escape(lesson.title, quote=True)
             picture = f'<img src="docs/images/course/{lesson.picture}" width="{SHOWN_WIDTH}" alt="{alt}">'
         lines.append(
-            f"| {picture} | {lesson.number} [{lesson.title}](notebooks/{lesson.path.name}) | {lesson.summary} |"
+            f"| {picture} | {lesson.number} [{lesson.title}](notebooks/{lesson.path.name})<br> {lesson.summary} |"
         )
     return "\n".join(lines)
 

@@ -66,9 +66,9 @@ def _grid(found: list[lessons.Lesson], names: list[str]) -> str:
         picture = lessons.PICTURES / lesson.picture
         shown = lesson.cover is not None and picture.exists() and "/" not in name
         image = f"![](/images/course/{lesson.picture})" if shown else ""
-        rows.append(f"| {image} | {lesson.number} | [{lesson.title}](/course/{name}.ipynb) | {lesson.summary} |")
+        rows.append(f"| {image} | {lesson.number} [{lesson.title}](/course/{name}.ipynb)<br> {lesson.summary} |")
     tree = "\n".join(["```{toctree}", ":hidden:", *names, "```"])
-    return "\n".join(["| | | notebook | |", "|---|---|---|---|", *rows, "", tree, "", ""])
+    return "\n".join(["| | notebook |", "|---|---|", *rows, "", tree, "", ""])
 
 
 def _write(app: Any, config: Any) -> None:

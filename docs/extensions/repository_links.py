@@ -21,6 +21,8 @@ def page_of(path: PurePosixPath) -> str | None:
     name = path.as_posix()
     if name == "kernels/README.md":
         return "/kernels/index.md"
+    if name in ("notebooks", "notebooks/exercises"):
+        return "/course/index.md"
     if path.parts[0] == "kernels" and path.suffix in KERNEL_CODE:
         return f"/{name}.md"
     if path.parts[0] == "notebooks" and path.suffix == ".ipynb":

@@ -16,6 +16,7 @@ PAGE = PurePosixPath("docs/howto/page.md")
     [
         ("see [a](../equations.md#sampling)", "see [a](/equations.md#sampling)"),
         ("see [`a[0]`](../../kernels/README.md)", "see [`a[0]`](/kernels/index.md)"),
+        ("[all](../../notebooks/)", "[all](/course/index.md)"),
         ("[k](../../kernels/sampling/1_naive.cu)", "[k](/kernels/sampling/1_naive.cu.md)"),
         ("[code](../../dcnlab/ops/deformable.py), [folder](../../kernels/include)", "code, folder"),
         ("[a](https://arxiv.org/abs/1703.06211)", "[a](https://arxiv.org/abs/1703.06211)"),

@@ -39,6 +39,7 @@ def test_a_title_leaves_the_number_out(tmp_path, heading):
     [
         ("You will\nsee eq. 2 of 2.5 papers. More\n\nLast.", "You will see eq. 2 of 2.5 papers."),
         ("No end", "No end"),
+        ("At the end of this notebook you can say *why*. And more.", "Say *why*."),
         ("By [`f[0]`](../a.md) | hand! $x$ follows.", "By `f[0]` \\| hand!"),
     ],
 )
@@ -80,6 +81,6 @@ def test_the_table(tmp_path):
     lesson(tmp_path, '# Why "deform"\n\nA. More.', cell("red"))
     assert table(lessons(tmp_path)).splitlines()[2:] == [
         '| <img src="docs/images/course/03.png" width="160" alt="Why &quot;deform&quot;"> | '
-        '03 [Why "deform"](notebooks/03_forward.ipynb) | A. |',
-        "|  | 04 [Backward](notebooks/04_backward.ipynb) | B. |",
+        '03 [Why "deform"](notebooks/03_forward.ipynb)<br> A. |',
+        "|  | 04 [Backward](notebooks/04_backward.ipynb)<br> B. |",
     ]
