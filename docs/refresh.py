@@ -5,7 +5,8 @@ bench ops --out`, `dcnlab bench model --huge --out`), demo.json (the results.jso
 (docs/real_weights.py), train.json (docs/train_digits.py) and scaling.json (`dcnlab bench train --out`).
 kernels/README.md lists the kernels by their header comments, and shows kernels.json (`dcnlab kernels compile --out`,
 `dcnlab kernels bench --out`) and the GPUs that were measured (kernels/results/*.json, by `dcnlab bench gpu --out`),
-with a picture of each that is drawn anew.
+with a picture of each that is drawn anew. README.md also lists the notebooks of the course, with small pictures made
+from their stored outputs (docs/lessons.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from dcnlab.bench.ops import BOUNDS, SPEEDUPS
 from dcnlab.compiled.ladder import header
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docs"))  # where this file was loaded by its path, as tests do
+import lessons  # noqa: E402
+
 GPU_RESULTS = ROOT / "kernels" / "results"
 
 
@@ -277,6 +281,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "docs/results/real_weights.json": lambda: real_weights_block(_record("real_weights")),
         "docs/results/model.json": lambda: model_block(_record("model")),
         "docs/results/train.json": lambda: train_block(_record("train"), _record("scaling")),
+        "notebooks": lambda: lessons.table(lessons.lessons()),
     },
     "kernels/README.md": {
         "the header comments": lambda: ladder_block(ROOT / "kernels"),
@@ -305,3 +310,4 @@ if __name__ == "__main__":
         path.write_text(refreshed(page, path.read_text(encoding="utf-8")), encoding="utf-8")
         sys.stdout.write(f"{page} is up to date\n")
     draw_gpus(GPU_RESULTS)
+    lessons.draw_pictures(lessons.lessons())
