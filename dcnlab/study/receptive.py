@@ -15,10 +15,11 @@ from dcnlab.bench.timing import machine
 from dcnlab.pages import save_small, writable_folder
 from dcnlab.records import as_json
 from dcnlab.study.operator_fields import packed
+from dcnlab.study.parallel import in_parallel
 from dcnlab.study.receptive_charts import all_figures
 from dcnlab.study.receptive_figures import SHARES
 from dcnlab.study.receptive_page import write_page
-from dcnlab.study.receptive_runs import DIRECTIONS, NETS, PLAIN, Job, Size, centres, radii, train_all
+from dcnlab.study.receptive_runs import DIRECTIONS, NETS, PLAIN, Job, Size, centres, radii, train_one
 from dcnlab.study.receptive_text import RULE, findings, table
 
 PIXEL_SIZE = 2  # pixels of the image, each way, that a stored field has one value for
@@ -58,7 +59,7 @@ def run(
     folder, size, started = writable_folder(out), size or Size(), time.perf_counter()
     todo = [Job(net, seed, size) for seed in range(seeds) for net in NETS]
     print(f"receptive: {len(todo)} runs of {size.settings.epochs} epochs, {size.train:,} digits", flush=True)
-    record = made_record(train_all(todo, jobs), size)
+    record = made_record(in_parallel(train_one, todo, jobs, "receptive"), size)
     record["seconds"] = round(time.perf_counter() - started, 1)
     text = as_json(record) + "\n"
     print(table(record))

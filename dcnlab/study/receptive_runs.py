@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,16 +15,14 @@ from dcnlab.internimage import InternImage
 from dcnlab.internimage.receptive import Pixel, centre_on_image, fields_of_maps, middle, radius_of_share
 from dcnlab.internimage.sampled import sampling_grids, stage_stride
 from dcnlab.internimage.variants import LEVELS
-from dcnlab.launch.threads import num_threads
+from dcnlab.study.digits import digits
 from dcnlab.study.receptive_figures import SHARES
-from dcnlab.train.data import LabelledImages, load_images, split
 from dcnlab.train.loop import TEST_SEED, Trainer
 from dcnlab.train.settings import MODELS, Settings
 
 DEFORMABLE, FASTER, PLAIN = "DCNv3", "DCNv3, offsets x 10", "convolution"
 NETS = {DEFORMABLE: 0.1, FASTER: 1.0, PLAIN: 0.1}  # the learning rate of the offsets over that of the rest
 DIRECTIONS = 4  # random signs that a field is a mean over
-SPLIT_SEED = 0  # the same digits are held out in every run
 
 # Digits in squares of 56 to 126 pixels: about what stage 3 of a new net sees, and more.
 TRAINING = Settings(size=128, batch=32, epochs=4, smallest=2.0, largest=4.5)
@@ -100,7 +95,7 @@ def train_one(job: Job) -> Measured:
     Diverged
         When training does.
     """
-    train, test = digits(job.size)
+    train, test = digits(job.size.train, job.size.test)
     settings = replace(job.size.settings, seed=job.seed, offset_lr=NETS[job.net])
     model = build(job.net, job.seed, len(train.names))
     trainer = Trainer(settings, train, test, model)
@@ -121,12 +116,6 @@ def train_one(job: Job) -> Measured:
         "before": before,
         "after": after,
     }
-
-
-def digits(size: Size) -> tuple[LabelledImages, LabelledImages]:
-    """Return training and held-out digits, the classes in equal shares."""
-    most, test = split(load_images(size.settings.data), size.test, SPLIT_SEED)
-    return split(most, size.train, SPLIT_SEED)[1], test
 
 
 def build(net: str, seed: int, classes: int) -> InternImage:
@@ -201,36 +190,3 @@ def moves(model: InternImage) -> list[Measured]:
 
 
 # -- several at a time ---------------------------------------------------------------------------------------------
-
-
-def train_all(jobs: Sequence[Job], processes: int | None) -> list[Measured]:
-    """Return ``[train_one(job) for job in jobs]``, computed by several processes, with a bar of what is done.
-
-    Parameters
-    ----------
-    jobs : list of Job
-    processes : int, optional
-        By default as many as there are processors, or as DCNLAB_NUM_THREADS says.
-
-    Raises
-    ------
-    ValueError
-        For a number of processes below 1.
-    """
-    from tqdm import tqdm
-
-    if processes is not None and processes < 1:
-        raise ValueError(f"jobs must be at least 1, got {processes}")
-    count = min(processes or num_threads(), max(len(jobs), 1))
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(count, context, _one_thread) as pool:
-        runs = pool.map(train_one, jobs)
-        return list(tqdm(runs, "receptive", len(jobs), disable=None, leave=False))
-
-
-def _one_thread() -> None:
-    """Prepare a process: one thread for kernels and BLAS."""
-    from threadpoolctl import threadpool_limits
-
-    os.environ["DCNLAB_NUM_THREADS"] = "1"
-    threadpool_limits(1)

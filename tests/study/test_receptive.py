@@ -32,7 +32,6 @@ from dcnlab.study.receptive_runs import (
     build,
     centres,
     measure,
-    train_all,
 )
 from dcnlab.study.receptive_text import MARGIN, RULE, beside, compared, effect, findings, growth, rows
 from dcnlab.train.settings import Settings
@@ -287,7 +286,7 @@ def test_bad_numbers(tmp_path):
     with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
         receptive.run(tmp_path, seeds=0)
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
-        train_all([], 0)
+        receptive.run(tmp_path, seeds=1, jobs=0)
 
 
 def test_the_name_of_the_study(monkeypatch):

@@ -41,8 +41,8 @@ def all_figures(record: Record) -> dict[str, tuple[Figure, str]]:
         ),
         "curves": (
             curves(record),
-            f"The {epochs} epochs at that rate: mean over the seeds, and from the worst to the best run. Left: the "
-            "held-out digits. Right: the loss in training, with label smoothing and random rotation and size.",
+            f"The {epochs} epochs at that rate: mean over the seeds, and from the worst to the best run. Accuracy "
+            "and loss in training: on digits with random rotation and size, the loss with label smoothing.",
         ),
         "sums": (
             sums(record),
@@ -113,14 +113,14 @@ def rates(record: Record) -> Figure:
 
 
 def curves(record: Record) -> Figure:
-    """Draw held-out accuracy and training loss over the epochs, mean and range over the seeds."""
+    """Draw accuracy and loss in training over the epochs, mean and range over the seeds."""
     figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2)
     for name in record["configurations"]:
         runs = [run for run in by_rate(record, name)[best_rate(record, name)] if not run["diverged"]]
-        for ax, column, factor in ((left, "test_accuracy", 100), (right, "train_loss", 1)):
+        for ax, column, factor in ((left, "train_accuracy", 100), (right, "train_loss", 1)):
             _range(ax, [[row[column] * factor for row in run["rows"]] for run in runs], name, _style(record, name))
-    left.set(ylabel="accuracy on held-out digits (%)")
+    left.set(ylabel="accuracy in training (%)")
     right.set(ylabel="loss in training")
     for ax in (left, right):
         ax.set(xlabel="epoch")

@@ -18,7 +18,7 @@ KEYS = ("machine", "size", "settings", "configurations", "runs", "seconds")  # t
 
 
 def write_pages(record: dict[str, Any], out: str | os.PathLike[str]) -> Path:
-    """Write study_NAME.html and its figures, study_NAME_FIGURE.png, to a folder; return the page's path.
+    """Write NAME.html and its figures, NAME_FIGURE.png, to a folder; return the page's path.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def write_pages(record: dict[str, Any], out: str | os.PathLike[str]) -> Path:
     elements = {}
     try:
         for key, (figure, caption) in {**all_figures(record), **extra_figures(record)}.items():
-            path = folder / f"study_{name}_{key}.png"
+            path = folder / f"{name}_{key}.png"
             save_small(figure, path)
             elements[key] = figure_element(path, caption)
         page = Template(page_part("dcnlab.study.ablation", "page.html")).substitute(
@@ -56,7 +56,7 @@ def write_pages(record: dict[str, Any], out: str | os.PathLike[str]) -> Path:
             more=_more(record, elements),
             footer=html.escape(_footer(record)),
         )
-        path = folder / f"study_{name}.html"
+        path = folder / f"{name}.html"
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from None
@@ -119,5 +119,5 @@ def _footer(record: dict[str, Any]) -> str:
         f"{made['system']}, Python {made['python']}, NumPy {made['numpy']}. {len(record['runs'])} runs: "
         f"{size['train']:,} digits of {settings['data']}, {size['epochs']} epochs, batches of {size['batch']}; tested "
         f"on {size['test']:,} others. Measured inside on {size['measured']} of these. All numbers are in "
-        f"study_{record['study']}.json."
+        f"{record['study']}.json."
     )

@@ -13,9 +13,10 @@ from dcnlab.pages import writable_folder
 from dcnlab.records import as_json
 from dcnlab.study.ablation import cost, depth
 from dcnlab.study.ablation.page import write_pages
-from dcnlab.study.ablation.runs import Job, in_parallel, settings_of, train_one
+from dcnlab.study.ablation.runs import Job, settings_of, train_one
 from dcnlab.study.ablation.studies import FULL, NET, Size, Study, require_study
 from dcnlab.study.ablation.verdicts import HEAD, RULE, lines, verdicts
+from dcnlab.study.parallel import in_parallel
 from dcnlab.tables import format_table
 
 OWN = ("model", "modulation", "lr", "seed", "save_every")  # settings of `dcnlab train` that a study decides itself
@@ -31,7 +32,7 @@ def run(
     name : str
         One of `STUDIES`.
     out : path
-        Folder of study_NAME.json, study_NAME.html and the figures, made if missing. Nothing is written anywhere else.
+        Folder of NAME.json, NAME.html and the figures, made if missing. Nothing is written anywhere else.
     seeds : int
         Runs of each configuration and learning rate: seeds 0, 1, ...
     jobs : int, optional
@@ -70,11 +71,11 @@ def run(
         record["cost"] = _costs(study, size, record["settings"]["size"])
     record["seconds"] = round(time.perf_counter() - started, 1)
     text = as_json(record) + "\n"
-    _write(folder / f"study_{name}.json", text)
+    _write(folder / f"{name}.json", text)
     record = json.loads(text)  # what others will read
     print(report(record), flush=True)
     written = write_pages(record, folder)
-    print(f"Wrote {written} and {folder / f'study_{name}.json'} after {record['seconds']:.0f} s.", flush=True)
+    print(f"Wrote {written} and {folder / f'{name}.json'} after {record['seconds']:.0f} s.", flush=True)
     return record
 
 

@@ -12,7 +12,6 @@ from dcnlab.modulation import KINDS
 from dcnlab.train.settings import DIGITS
 
 SOURCE = "Table 6 of arXiv 2211.05778: InternImage-T, top-1 accuracy on ImageNet"
-DATA = "mnist5k"
 
 NET: dict[str, Any] = {**DIGITS, "num_classes": 10}  # that is trained: maps of 8x8, 4x4, 2x2 and 1x1
 RATE = 4e-3  # the paper's learning rate for T, S and B (its Table 7)
