@@ -62,17 +62,22 @@ class _Windows:
             )
 
     def columns(self, padded: Array, rows: slice) -> Array:
-        """Return the columns (pixels, K, C) of some output rows of one padded image (C, Hp, Wp): im2col."""
+        """Return the columns (pixels, K, C) of some output rows of padded images (M, C, Hp, Wp): im2col."""
         xp = array_module(padded)
-        shape = (rows.stop - rows.start, self.size[1], len(self.starts), len(padded))
+        shape = (len(padded), rows.stop - rows.start, self.size[1], len(self.starts), padded.shape[1])
         columns = xp.empty(shape, padded.dtype)
         for tap, (ys, xs) in self.taps(rows):
-            columns[:, :, tap] = padded[:, ys, xs].transpose(1, 2, 0)
-        return columns.reshape(-1, *shape[2:])
+            columns[:, :, :, tap] = padded[:, :, ys, xs].transpose(0, 2, 3, 1)
+        return columns.reshape(-1, *shape[3:])
 
-    def row_bytes(self, channels: int, itemsize: int) -> int:
-        """Return the workspace of the columns of one output row."""
-        return self.size[1] * len(self.starts) * channels * itemsize
+    def parts(self, input: Array) -> Iterator[tuple[slice, Iterator[slice]]]:
+        """Cut a batch into parts whose columns have one block's size: images, and for each part its output rows.
+
+        Small images go together, large ones row by row.
+        """
+        row_bytes = self.size[1] * len(self.starts) * input.shape[1] * input.dtype.itemsize
+        for images in blocks(len(input), self.size[0] * row_bytes):
+            yield images, blocks(self.size[0], (images.stop - images.start) * row_bytes)
 
 
 def conv2d(
@@ -90,11 +95,11 @@ def conv2d(
     transposed = transposed_matrix(weight, channels // weight.shape[1])
     height, width = windows.size
     output = xp.empty((n, len(weight), height, width), input.dtype)
-    for image in range(n):
-        padded = windows.pad(input[image])
-        for rows in blocks(height, windows.row_bytes(channels, input.dtype.itemsize)):
-            block = combine(windows.columns(padded, rows), transposed)
-            output[image, :, rows] = block.T.reshape(len(weight), -1, width)
+    for images, parts in windows.parts(input):
+        padded = windows.pad(input[images])
+        for rows in parts:
+            block = combine(windows.columns(padded, rows), transposed)  # (pixels, O)
+            output[images, :, rows] = block.reshape(len(padded), -1, width, len(weight)).transpose(0, 3, 1, 2)
     if bias is not None:
         output += bias[:, None, None]
     return output
@@ -111,21 +116,20 @@ def conv2d_backward(
 ) -> ConvGrads:
     """Return the gradients of sum(output * grad_output): each tap's column gradient goes back to its slice."""
     xp = array_module(input)
-    n, channels = input.shape[:2]
     windows = _Windows(input.shape[2:], weight.shape[2:], stride, padding, dilation)
-    matrix = weight_matrix(weight, channels // weight.shape[1])
+    matrix = weight_matrix(weight, input.shape[1] // weight.shape[1])
     grad_input, grad_matrix = xp.empty(input.shape, input.dtype), xp.zeros_like(matrix)
-    for image in range(n):
-        padded = windows.pad(input[image])
+    for images, parts in windows.parts(input):
+        padded = windows.pad(input[images])
         grad_padded = xp.zeros_like(padded)
-        for rows in blocks(windows.size[0], windows.row_bytes(channels, input.dtype.itemsize)):
-            arriving = grad_output[image, :, rows].reshape(len(weight), -1)
+        for rows in parts:
+            arriving = grad_output[images, :, rows].swapaxes(0, 1).reshape(len(weight), -1)  # (O, pixels)
             grad_matrix += weight_gradient(arriving, windows.columns(padded, rows), len(matrix))
             grad = column_gradient(arriving, matrix, len(windows.starts))
-            grad = grad.reshape(rows.stop - rows.start, windows.size[1], *grad.shape[1:])  # (rows, Wo, K, C)
+            grad = grad.reshape(len(padded), -1, windows.size[1], *grad.shape[1:])  # (M, rows, Wo, K, C)
             for tap, (ys, xs) in windows.taps(rows):
-                grad_padded[:, ys, xs] += grad[:, :, tap].transpose(2, 0, 1)
-        grad_input[image] = windows.crop(grad_padded)
+                grad_padded[:, :, ys, xs] += grad[:, :, :, tap].transpose(0, 3, 1, 2)
+        grad_input[images] = windows.crop(grad_padded)
     return ConvGrads(
         input=grad_input,
         weight=weight_from_matrix(grad_matrix, weight.shape),
