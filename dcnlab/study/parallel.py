@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -67,10 +69,18 @@ def usable_cores() -> int:
 
 
 def _one_thread() -> None:
-    """Prepare a process: one thread for kernels and BLAS, and ctrl-C left to the parent."""
+    """Prepare a process: one thread for kernels and BLAS, ctrl-C left to the parent, and an end with the parent's."""
     from threadpoolctl import threadpool_limits
 
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["DCNLAB_NUM_THREADS"] = "1"
     np.seterr(all="ignore")
     threadpool_limits(1)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has died of a signal, and another has adopted it: nobody waits for it then."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

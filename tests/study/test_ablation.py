@@ -2,12 +2,6 @@
 
 import json
 import math
-import operator
-import os
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
 from importlib import metadata
 
@@ -26,7 +20,6 @@ from dcnlab.study.ablation.program import all_jobs
 from dcnlab.study.ablation.runs import Job, renew_statistics, train_one
 from dcnlab.study.ablation.studies import FULL, NET, QUICK, Configuration
 from dcnlab.study.ablation.verdicts import STUCK
-from dcnlab.study.parallel import in_parallel
 from dcnlab.train.data import LabelledImages
 from dcnlab.train.loop import Trainer
 from dcnlab.train.settings import Settings
@@ -204,48 +197,6 @@ def test_the_peak_holds_what_is_kept():
 # -- runs ----------------------------------------------------------------------------------------------------------
 
 
-def test_results_come_in_the_order_of_the_jobs():
-    assert in_parallel(math.factorial, [5, 1, 3], 2, "test") == [120, 1, 6]
-
-
-def test_an_error_of_a_job_ends_all_at_once():
-    started = time.perf_counter()
-    with pytest.raises(TypeError, match="bad operand type"):
-        in_parallel(operator.neg, ["not a number"] * 3, 2, "test")
-    assert time.perf_counter() - started < 30
-
-
-CTRL_C = """
-import signal, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the suite runs in the background
-from dcnlab.study.parallel import in_parallel
-print("ready", flush=True)
-in_parallel(time.sleep, [60.0, 60.0], 2, "test")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups of POSIX")
-def test_ctrl_c_ends_the_processes():
-    child = subprocess.Popen(
-        [sys.executable, "-c", CTRL_C], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    assert child.stdout.readline() == b"ready\n"
-    time.sleep(3)  # the processes start
-    child.send_signal(signal.SIGINT)  # to the parent alone: they would not hear a ctrl-C
-    _, errors = child.communicate(timeout=20)
-    assert b"KeyboardInterrupt" in errors
-    deadline = time.perf_counter() + 10
-    while time.perf_counter() < deadline:
-        try:
-            os.killpg(child.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    os.killpg(child.pid, signal.SIGKILL)
-    pytest.fail("a process outlived its parent")
-
-
 def test_batch_norms_take_the_mean_of_the_batches():
     images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 1), np.uint8)
     data = LabelledImages(images, np.arange(24) % 3, ("a", "b", "c"))
@@ -311,8 +262,6 @@ def test_bad_requests_are_refused_in_one_line(tmp_path):
         run("depth", tmp_path)
     with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
         run("groups", tmp_path, seeds=0)
-    with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
-        in_parallel(abs, [1], 0, "test")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot make the folder"):
         run("groups", tmp_path / "file")
