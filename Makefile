@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both set up a virtual environment in .venv first and reuse it
+# Two commands first: `make demo` and `make test`. All set up a virtual environment in .venv first and reuse it
 # as long as pyproject.toml has not changed. Nothing is installed outside this folder.
 PYTHON ?= python3
 VENV := .venv
@@ -8,13 +8,18 @@ DEMO_READY := $(VENV)/demo-ready
 WORKERS ?= auto
 STUDIES := operators receptive sharing groups modulation
 
-.PHONY: demo test lint check-kernels bench figures clean setup
+.PHONY: demo test docs lint check-kernels bench figures clean setup
 
 demo: $(DEMO_READY)
 	$(BIN)/dcnlab demo
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term -q
+
+# The site, from local files only. Warnings are errors.
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -59,4 +64,4 @@ $(READY): pyproject.toml | $(BIN)/python
 	touch $@ $(DEMO_READY)
 
 clean:
-	rm -rf $(VENV) dcnlab-demo dcnlab-study*
+	rm -rf $(VENV) dcnlab-demo dcnlab-study* docs/_build docs/api docs/course docs/kernels

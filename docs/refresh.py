@@ -2,10 +2,11 @@
 
 README.md shows recorded runs, which `make figures` records anew first: ops.json and model.json in docs/results (`dcnlab
 bench ops --out`, `dcnlab bench model --huge --out`), demo.json (the results.json of a demo), real_weights.json
-(docs/real_weights.py), train.json (docs/train_digits.py) and scaling.json (`dcnlab bench train --out`).
-kernels/README.md lists the kernels by their header comments, and shows kernels.json (`dcnlab kernels compile --out`,
-`dcnlab kernels bench --out`) and the GPUs that were measured (kernels/results/*.json, by `dcnlab bench gpu --out`),
-with a picture of each that is drawn anew.
+(docs/real_weights.py), train.json (docs/train_digits.py), scaling.json (`dcnlab bench train --out`) and the studies
+(`dcnlab study`), which docs/explanation/studies.md shows too. kernels/README.md lists the kernels by their header
+comments, and shows kernels.json (`dcnlab kernels compile --out`, `dcnlab kernels bench --out`) and the GPUs that were
+measured (kernels/results/*.json, by `dcnlab bench gpu --out`), with a picture of each that is drawn anew. README.md
+also lists the notebooks of the course, with small pictures made from their stored outputs (docs/lessons.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from dcnlab.bench.ops import BOUNDS, SPEEDUPS
 from dcnlab.compiled.ladder import header
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docs"))  # where this file was loaded by its path, as tests do
+import lessons  # noqa: E402
+import studies  # noqa: E402
+
 GPU_RESULTS = ROOT / "kernels" / "results"
 
 
@@ -269,6 +274,10 @@ def _record(name: str) -> Any:
     return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def _records(names: Iterable[str]) -> dict[str, Any]:
+    return {name: _record(name) for name in names}
+
+
 # For every page its blocks: what they say they are generated from, and how.
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
@@ -277,6 +286,13 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "docs/results/real_weights.json": lambda: real_weights_block(_record("real_weights")),
         "docs/results/model.json": lambda: model_block(_record("model")),
         "docs/results/train.json": lambda: train_block(_record("train"), _record("scaling")),
+        "docs/results, the ablations": lambda: studies.ablations(_records(studies.STUDIES)),
+        "notebooks": lambda: lessons.table(lessons.lessons()),
+    },
+    "docs/explanation/studies.md": {
+        "docs/results, the ablations": lambda: studies.ablations(_records(studies.STUDIES)),
+        "docs/results, receptive fields": lambda: studies.listed(studies.receptive_findings(_record("receptive"))),
+        "docs/results, the operators": lambda: studies.listed(studies.operator_findings(_record("operators"))),
     },
     "kernels/README.md": {
         "the header comments": lambda: ladder_block(ROOT / "kernels"),
@@ -305,3 +321,4 @@ if __name__ == "__main__":
         path.write_text(refreshed(page, path.read_text(encoding="utf-8")), encoding="utf-8")
         sys.stdout.write(f"{page} is up to date\n")
     draw_gpus(GPU_RESULTS)
+    lessons.draw_pictures(lessons.lessons())

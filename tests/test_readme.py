@@ -1,5 +1,6 @@
 """README.md, kernels/README.md: generated blocks are those of their sources, and links lead somewhere."""
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -96,6 +97,19 @@ def test_local_links_resolve(page):
     assert links or page == "CONTRIBUTING.md"
     for link in links:
         assert (ROOT / page).parent.joinpath(link).exists(), f"{page} links to {link}"
+
+
+def test_the_small_pictures_are_of_the_stored_figures(refresh):
+    """README.md shows a picture of each notebook that has one; each says which figure it was made from."""
+    lessons = refresh.lessons
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    with_figures = [lesson for lesson in lessons.lessons() if lesson.cover is not None]
+    assert re.findall(r'<img src="docs/images/course/([^"]+)"', text) == [lesson.picture for lesson in with_figures]
+    for lesson in with_figures:
+        made_from = lessons.made_from(lessons.PICTURES / lesson.picture)
+        assert made_from == hashlib.sha256(lesson.cover).hexdigest(), "run: python docs/refresh.py"
+    drawn = sorted(path.name for path in lessons.PICTURES.glob("*.png"))
+    assert drawn == [lesson.picture for lesson in with_figures]
 
 
 def test_the_two_commands_stand_at_the_top():

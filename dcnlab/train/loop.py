@@ -41,14 +41,14 @@ class Trainer:
     ----------
     settings : Settings
     train, test : LabelledImages
-    model : Module, optional
+    model : nn.Module, optional
         A classifier of (N, 3, size, size); by default what the settings say.
     world : World
         The processes that share the batches.
 
     Attributes
     ----------
-    model : Module
+    model : nn.Module
     progress : Progress
     """
 

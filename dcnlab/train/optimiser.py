@@ -44,7 +44,7 @@ def parameter_groups(model: Module, weight_decay: float, offset_lr: float = 1.0)
 
     Parameters
     ----------
-    model : Module
+    model : nn.Module
     weight_decay : float
         Of all other parameters.
     offset_lr : float
@@ -194,7 +194,7 @@ def clip_gradients(model: Module, limit: float) -> float:
 
     Parameters
     ----------
-    model : Module
+    model : nn.Module
         After its backward pass. Gradients are replaced, not changed in place: they may share memory.
     limit : float
         More than 0; infinity only measures.
@@ -228,7 +228,7 @@ class MovingAverage:
 
     Parameters
     ----------
-    model : Module
+    model : nn.Module
         Its state now is where the average starts.
     decay : float
         d, in 0..1, without 1.
