@@ -65,12 +65,13 @@ _HOMES = {
     "dcnlab.reference.deformable": ["DCNv3Grads", "DeformConv2dGrads"],
     "dcnlab.reference.sampling": ["sampling_matrix"],
 }
-_SUBMODULES = ("internimage", "nn", "reference", "viz")
+_SUBMODULES = ("exercises", "internimage", "nn", "reference", "viz")
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = ["BackendUnavailable", "__version__", *sorted(_HOME), *_SUBMODULES]
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
+    import dcnlab.exercises as exercises  # noqa: F401
     import dcnlab.internimage as internimage  # noqa: F401
     import dcnlab.nn as nn  # noqa: F401
     import dcnlab.reference as reference  # noqa: F401
