@@ -23,8 +23,9 @@ $$\frac{\partial L}{\partial m_k(o)} = \sum_c \frac{\partial L}{\partial \mathrm
 One block has a pixel, one thread a channel; the number of channels is a power of 2. The sum over the channels is a
 tree in shared memory: in every step half of the threads add what the other half has.
 
-**Two bugs are in it: a race between blocks, and a missing barrier.** On one thread of a CPU the results are right all
-the same, and on a GPU they are right most of the time. So do not test; read. For every line that touches memory which
+**Two bugs are in it: a race between blocks, and a missing barrier.** On one thread of a CPU, where blocks and threads
+take turns, the results are right all the same; on a GPU they may be right in one run and wrong in the next. So do not
+test; read. For every line that touches memory which
 other threads touch, ask: who else uses this element, and what makes sure that they are done?
 
 Answer either way:

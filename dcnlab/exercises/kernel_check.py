@@ -123,7 +123,7 @@ class KernelCheck:
         first = self._first_wrong(found)
         if first and not any(self._wrote(result) for result in found.results):
             return KernelReport(
-                False, "stub", f"nothing is written yet: {self.kernel} leaves {self.outputs[0]} as it was"
+                False, "stub", f"nothing is written yet: it compiles and runs, but leaves {self.outputs[0]} as it was"
             )
         if first:
             return self._report_on_case(source, found, *first)
