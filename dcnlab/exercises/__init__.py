@@ -7,7 +7,8 @@ hint(name, number)       print one hint; they go from a nudge to nearly the solu
 museum.pieces()          real published mistakes, to be diagnosed
 =======================  ========================================================================
 
-The notebooks are in notebooks/exercises; solutions are beside them, in solutions/.
+The notebooks are in notebooks/exercises; solutions are beside them, in solutions/. To add an exercise: write a module
+of this package that defines EXERCISE, list it in `_NAMES`, write its solution, and run build.py and execute.py there.
 
 >>> from dcnlab import exercises
 >>> report = exercises.check("bilinear_sample", lambda image, y, x: image[int(y), int(x)])  # doctest: +ELLIPSIS
@@ -23,12 +24,15 @@ import dataclasses
 import importlib
 import textwrap
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcnlab.exercises.exercise import Exercise
 from dcnlab.exercises.report import WIDTH, Report
 
-__all__ = ["Exercise", "Report", "check", "get", "hint", "names"]
+if TYPE_CHECKING:
+    from dcnlab.exercises import museum as museum
+
+__all__ = ["Exercise", "Report", "check", "get", "hint", "museum", "names"]
 
 # In rising order. Each is a module of this package that defines EXERCISE.
 _NAMES = (

@@ -29,10 +29,10 @@ $(o_y, o_x)$ it samples at, [eq:deform.1] and [eq:deform.2],
 
 $$y = o_y - \mathrm{padding} + j + \Delta y, \qquad x = o_x - \mathrm{padding} + i + \Delta x$$
 
-$$\mathrm{out}_o(o_y, o_x) = \sum_c \sum_t w_{o,c,j,i}\; m_t(o_y, o_x)\; v_c(y, x)$$
+$$\mathrm{out}_f(o_y, o_x) = \sum_c \sum_t w_{f,c,j,i}\; m_t(o_y, o_x)\; v_c(y, x)$$
 
-where $v_c$ is the bilinear sample of channel $c$ of the input without padding, 0 outside: your function from
-exercise 1, which you may copy here. Plain loops are fine, the images are small.
+for each output channel $f$, where $v_c$ is the bilinear sample of channel $c$ of the input without padding, 0 outside:
+your function from exercise 1, which you may copy here. Plain loops are fine, the images are small.
 """
 
 STUB = '''
@@ -43,7 +43,8 @@ def dcnv2_forward(input, offset, mask, weight, padding):
     """Return (O, Ho, Wo), the modulated deformable convolution of an image (C, H, W)."""
     outputs, channels, kernel_height, kernel_width = weight.shape
     output = np.zeros((outputs, *mask.shape[1:]))
-    raise NotImplementedError
+    raise NotImplementedError  # replace this line
+    return output
 '''
 
 HINTS = (

@@ -93,29 +93,30 @@ class FunctionCheck:
         problem = signature_problem(answer, cases[0].arguments)
         if problem:
             return Report(ok=False, kind="call", finding=problem)
-        trials = []
-        for case in cases:
-            expected = np.asarray(self.reference(**case.arguments))
-            outcome = call(answer, case.arguments, expected.shape)
-            if outcome.kind == "stub":
-                return Report(ok=False, kind="stub", finding=outcome.problem)
-            trials.append(_Trial(case, expected, outcome))
+        trials = [self._trial(answer, case) for case in cases]
         failed = [number for number, trial in enumerate(trials) if not trial.ok]
         if not failed:
             return Report(ok=True, kind="solved", finding=f"All {len(cases)} cases agree.")
         first = trials[failed[0]]
+        if failed[0] == 0 and first.outcome.kind == "stub":
+            return Report(ok=False, kind="stub", finding=first.outcome.problem)
         title = f"{failed[0] + 1} of {len(cases)}: {first.case.title}. Of all cases, {len(failed)} fail."
         if first.outcome.result is None:
-            advice = self.advice.get(first.outcome.error, "")
-            return Report(False, first.outcome.kind, first.outcome.problem, title, advice)
-        kind, diagnosis = self._diagnosis(trials, first)
-        finding = self._finding(first)
-        if self.probe is not None:
-            more = self.probe(
-                lambda arguments: call(answer, arguments, first.expected.shape).result, first.case.arguments
-            )
-            finding = " ".join(filter(None, [finding, more]))
-        return Report(False, kind, finding, title, diagnosis)
+            kind, finding = first.outcome.kind, first.outcome.problem
+            diagnosis = self.advice.get(first.outcome.error, "")
+        else:
+            kind, diagnosis = self._diagnosis(trials, first)
+            finding = " ".join(filter(None, [self._finding(first), self._probed(answer, first)]))
+        return Report(ok=False, kind=kind, finding=finding, case=title, diagnosis=diagnosis)
+
+    def _trial(self, answer: Callable[..., Any], case: Case) -> _Trial:
+        expected = np.asarray(self.reference(**case.arguments))
+        return _Trial(case, expected, call(answer, case.arguments, expected.shape))
+
+    def _probed(self, answer: Callable[..., Any], trial: _Trial) -> str:
+        if self.probe is None:
+            return ""
+        return self.probe(lambda changed: call(answer, changed, trial.expected.shape).result, trial.case.arguments)
 
     def _finding(self, trial: _Trial) -> str:
         """Return the first wrong entry, in words."""

@@ -24,7 +24,7 @@ the published layout:
 |---|---|---|
 | `grad_output` | (H, W, C) | |
 | `input` | (H, W, C) | |
-| `offset`, and the result | (H, W, 18 G) | channel 2 (9g + t): **x** offset of tap t of group g; the next: its y offset |
+| `offset`, result | (H, W, 18 G) | channel 2 (9g + t): **x** offset of tap t of group g; the next: its y offset |
 | `mask` | (H, W, 9 G) | channel 9g + t |
 
 Taps count column by column here: tap $t = 3i + j$ stands in row $j$ and column $i$. The slopes are those of exercise 2,
@@ -39,7 +39,8 @@ def grad_offset(grad_output, input, offset, mask, groups, offset_scale):
     """Return dL/d(offset), of the shape of the offset (H, W, 18*groups)."""
     height, width, channels = input.shape
     result = np.zeros(offset.shape)
-    raise NotImplementedError
+    raise NotImplementedError  # replace this line
+    return result
 '''
 
 HINTS = (

@@ -60,7 +60,7 @@ def call(function: Callable[..., Any], arguments: Mapping[str, Any], shape: tupl
             returned = function(*copies.values())
             result = None if returned is None else np.array(returned)
     except NotImplementedError:
-        return Outcome(problem="nothing is written yet: replace the line that raises NotImplementedError", kind="stub")
+        return Outcome(problem="not written yet: replace the line that raises NotImplementedError", kind="stub")
     except (Exception, SystemExit) as error:
         return Outcome(problem=f"it raised {_raised(error, function)}", kind="call", error=type(error).__name__)
     for name, copy in copies.items():

@@ -14,9 +14,10 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dcnlab import exercises
-from dcnlab.exercises import Exercise
+from dcnlab.exercises import Exercise, museum
 
 FOLDER = Path(__file__).resolve().parent
+MUSEUM = "99_bug_museum"
 FOLDED = {"tags": ["hide-output"], "jupyter": {"outputs_hidden": True}}  # on the site, and in Jupyter
 
 
@@ -36,6 +37,39 @@ def notebook_of(exercise: Exercise) -> Any:
     )
 
 
+def museum_notebook() -> Any:
+    """Return the notebook of the museum, not yet executed."""
+    intro = new_markdown_cell(
+        "# The bug museum\n\nReal mistakes, published where the links lead. Each exhibit is a few lines long and makes "
+        "the mistake of the original; what it calls is right. You see where it disagrees with dcnlab, and a test that "
+        "cannot see it. Say what is wrong: put the letter of your answer into `diagnose`, and run the cell. The last "
+        "cell of each exhibit, folded, has the answer, a computation that proves it, and the corrected function.\n\n"
+        "The habit to take home: ask of every test which mistakes it cannot see."
+    )
+    cells = [intro, new_code_cell("from dcnlab.exercises import museum")]
+    for number, piece in enumerate(museum.pieces(), 1):
+        cells += _exhibit(number, piece)
+    go_on = "- [02 Offset layouts](../02_offset_layouts.ipynb): which channel is which, in both layouts"
+    go_on += "\n- [05 Gradient checking](../05_gradient_checking.ipynb): how to check on a kink"
+    return _notebook(*cells, new_markdown_cell(f"## Where to go on\n\n{go_on}"))
+
+
+def _exhibit(number: int, piece: museum.Piece) -> list[Any]:
+    code = f"```python\n{piece.code()}\n```"
+    text = f"## {number}. {piece.title}\n\n{piece.story}\n\nSource: {piece.source}\n\n{code}"
+    choices = "\n".join(f"- **{letter}** {choice.text}" for letter, choice in piece.choices.items())
+    answer = 'print(museum.diagnose(piece, piece.answer), piece.proof(), piece.repaired(), sep="\\n\\n")'
+    return [
+        new_markdown_cell(text),
+        new_code_cell(f'museum.get("{piece.name}").run()'),
+        new_markdown_cell("A test that cannot see it:"),
+        new_code_cell(f'museum.get("{piece.name}").passed()'),
+        new_markdown_cell(f"{piece.question}\n\n{choices}"),
+        new_code_cell(f'museum.diagnose("{piece.name}", "")  # your letter between the quotes'),
+        new_code_cell(f'piece = museum.get("{piece.name}")\n{answer}', metadata=FOLDED),
+    ]
+
+
 def _notebook(*cells: Any) -> Any:
     notebook = new_notebook(cells=list(cells))
     for number, cell in enumerate(notebook.cells):
@@ -47,7 +81,7 @@ def _notebook(*cells: Any) -> Any:
 def all_notebooks() -> dict[str, Any]:
     """Return every notebook by the stem of its file."""
     made = {exercise.file_name: notebook_of(exercise) for exercise in map(exercises.get, exercises.names())}
-    return made
+    return {**made, MUSEUM: museum_notebook()}
 
 
 if __name__ == "__main__":
