@@ -15,7 +15,7 @@ FREE = "grad_mask[tap] = part[0];\n        __syncthreads();"
 NO_OUTPUT, CORNER, ELSE = "This thread has no output", "A corner lies outside", "Work out by hand"
 
 # Exercise, replacements in its solution, kind of the report, a text in the line that it names (None if it names none),
-# words of the diagnosis.
+# words of the diagnosis. Which of the stores to x[t], y[t] and m[t] comes first is the compiler's choice.
 BUGS = {
     # -- values and guards -----------------------------------------------------------------------------------------
     "no guard": ("first_kernel", [(GUARD, "")], OUT, "offset[2 * tap]", NO_OUTPUT),
@@ -54,7 +54,7 @@ BUGS = {
     "threads to spare go on": ("shared_taps", [(SPARE, "")], UNWRITTEN, SUM, NO_OUTPUT),
     "every thread fetches every tap": (
         "shared_taps", [("t = threadIdx.x; t", "t = 0; t"), ("t += blockDim.x", "t += 1")],
-        RACE, "x[t] =", "Give each element to one",
+        RACE, "[t] =", "Give each element to one",
     ),
     "the mask from global memory": (
         "shared_taps", [("sum += m[t]", "sum += mask[pixel * 9 * groups + t]")],
@@ -62,7 +62,7 @@ BUGS = {
     ),
     "room for 32 taps": (
         "shared_taps", [("y[36], x[36], m[36]", "y[32], x[32], m[32]")],
-        OUT, "x[t] =", ELSE,
+        OUT, "[t] =", ELSE,
     ),
     # -- atomics ---------------------------------------------------------------------------------------------------
     "no atomics": (

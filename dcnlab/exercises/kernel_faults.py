@@ -9,7 +9,8 @@ from dcnlab.exercises.kernel_report import KernelReport, excerpt
 from dcnlab.exercises.kernel_run import Fault, Side
 
 FAULTS = {
-    "out of bounds": "Work out by hand which element this thread asks for, and from where on it should not ask.",
+    "out of bounds": "Work out by hand which element this thread asks for, and from where on it should not ask. "
+    "An array of shared memory that is too small may show up as an element far outside of another array.",
     "race": "Several threads change this element, and the order decides what remains. Give each element to one thread, "
     "or let atomicAdd(&x[i], value) do the sum: it reads, adds and writes in one piece.",
     "missing barrier": "Both threads use the same element of shared memory, and nothing keeps them apart. "
@@ -41,7 +42,7 @@ def fault_report(source: str, fault: Fault, title: str, case: KernelCase) -> Ker
     diagnosis = FAULTS.get(kind, "")
     if kind in ("out of bounds", "uninitialised shared memory") and case.spare(fault.at.block, fault.at.thread):
         diagnosis = SPARE
-    elif kind == "out of bounds" and fault.argument in ("input", "grad_input"):
+    elif kind == "out of bounds" and _is_near_image(fault, case):
         diagnosis = CORNER
     elif kind == "race" and not fault.argument:
         diagnosis = SHARED_WRITE
@@ -55,6 +56,14 @@ def _kind_of(fault: Fault) -> str:
         return fault.kind
     both_write = fault.text.startswith("write") and fault.does == "write"
     return "race" if fault.argument or both_write else "missing barrier"
+
+
+def _is_near_image(fault: Fault, case: KernelCase) -> bool:
+    """Return whether an access misses the image by little, as that of a corner outside does."""
+    if fault.argument not in ("input", "grad_input") or fault.index is None:
+        return False
+    size = case.arguments[fault.argument].size
+    return -size <= fault.index < 2 * size
 
 
 def _line(side: Side) -> str:

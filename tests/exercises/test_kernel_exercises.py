@@ -4,7 +4,6 @@ import importlib.util
 import re
 import runpy
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -174,9 +173,7 @@ def test_what_the_compiler_says_has_the_students_line(compiler):
 def test_a_kernel_that_never_ends_is_ended(compiler, monkeypatch):
     monkeypatch.setattr(kernel_run, "LAUNCH_SECONDS", 1)
     source = edited(solution("first_kernel"), [("++k", "k += groups == 1")])  # ends in the first cases
-    started = time.monotonic()
     report = exercises.check("first_kernel", source)
-    assert time.monotonic() - started < kernel_run.COMPILE_SECONDS
     assert report.kind == "endless loop"
     assert report.case.startswith("3 of 4: ")
     assert report.finding == "the kernel was still running after 1 seconds"
