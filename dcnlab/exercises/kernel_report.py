@@ -16,8 +16,8 @@ class KernelReport(Report):
     """A `Report` with a picture under it.
 
     Its `kind` is also "no compiler"; "compile", it does not; "endless loop"; "crash", the process died; what check mode
-    finds, such as "out of bounds", "race", "missing barrier"; "traffic", more is read than need be; "line", a line named
-    in exercise 11 is sound, and "half", one of its two bugs is found.
+    finds, such as "out of bounds", "race", "missing barrier"; "traffic", more is read than need be; "line", a line
+    named in exercise 11 is sound, and "half", one of its two bugs is found.
 
     Attributes
     ----------
