@@ -43,6 +43,10 @@ _NAMES = (
     "grad_offset",
     "softmax_backward",
     "scatter",
+    "first_kernel",
+    "shared_taps",
+    "atomic_scatter",
+    "find_the_race",
 )
 
 
