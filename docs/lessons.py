@@ -50,7 +50,7 @@ class Lesson:
     @property
     def title(self) -> str:
         """The heading, without the notebook's number."""
-        return re.sub(rf"^(?:Notebook\s+)?{self.number}\s*[.:·–-]*\s*", "", self._text[0])
+        return re.sub(rf"^(?:(?:Notebook|Exercise)\s+)?0*{self.number.lstrip('0')}\s*[.:·–-]*\s*", "", self._text[0])
 
     @property
     def summary(self) -> str:

@@ -28,7 +28,10 @@ def lesson(folder, text, *cells, name="03_forward.ipynb"):
     return Lesson(folder / name)
 
 
-@pytest.mark.parametrize("heading", ["Forward", "03 Forward", "03. Forward", "03 · Forward", "Notebook 03: Forward"])
+HEADINGS = ["Forward", "03. Forward", "03 · Forward", "Notebook 03: Forward", "Exercise 3: Forward"]
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
 def test_a_title_leaves_the_number_out(tmp_path, heading):
     found = lesson(tmp_path, f"# {heading}\n\nText.")
     assert (found.number, found.title) == ("03", "Forward")
