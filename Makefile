@@ -8,12 +8,16 @@ DEMO_READY := $(VENV)/demo-ready
 WORKERS ?= auto
 STUDIES := operators receptive sharing groups modulation
 
-.PHONY: demo test docs lint check-kernels bench figures clean setup
+.PHONY: demo test coverage docs lint check-kernels bench figures clean setup
 
 demo: $(DEMO_READY)
 	$(BIN)/dcnlab demo
 
 test: $(READY) lint
+	$(BIN)/python -m pytest -n $(WORKERS) -q
+
+# Apart from `make test`, as it doubles the time of what is plain Python.
+coverage: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term -q
 
 # The site, from local files only. Warnings are errors.
