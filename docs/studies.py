@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dcnlab.study.ablation import STUDIES, verdicts
-from dcnlab.study.ablation.verdicts import CONFIDENCE, accuracies, best_rate, by_rate, failed
+from dcnlab.study.ablation.verdicts import CONFIDENCE, FAILED, accuracies, best_rate, by_rate, failed
 from dcnlab.study.operator_text import findings as operator_findings
 from dcnlab.study.receptive_text import findings as receptive_findings
 
@@ -17,7 +17,7 @@ Records = dict[str, dict[str, Any]]
 
 def ablations(records: Records) -> str:
     """Return the ablations of the paper's Table 6: accuracies, and what each says beside the paper."""
-    head = ("study", "configuration", "accuracy, mean and range", "learning rate", "failed at the highest rate")
+    head = ("study", "configuration", "accuracy, mean and range", "learning rate", f"runs {FAILED} at the highest rate")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, record in records.items():
         for configuration in STUDIES[name].configurations:

@@ -1,8 +1,8 @@
 """Execute notebooks in place: `python notebooks/execute.py [NAME.ipynb ...]`, all by default, or the stale ones.
 
-An executed notebook carries a stamp in its metadata: a digest of its code cells and of the recorded runs that it reads
-(docs/results/*.json named in a code cell). A test compares the stamp with what stands there now, so that no stored
-output is older than what made it.
+An executed notebook carries a stamp in its metadata: a digest of its code cells, of the recorded runs that it reads
+(docs/results/*.json named in a code cell) and, where a cell mentions kernels, of the kernels and their GPU runs. A test
+compares the stamp with what stands there now, so that no stored output is older than what made it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 FOLDER = Path(__file__).resolve().parent
-RESULTS = FOLDER.parent / "docs" / "results"
+RESULTS, KERNELS = FOLDER.parent / "docs" / "results", FOLDER.parent / "kernels"
 MOST_BYTES, MOST_SECONDS = 400_000, 60
 RECORD = re.compile(r"[\w-]+\.json")
 
@@ -34,14 +34,15 @@ def all_notebooks() -> list[Path]:
 
 
 def digest(notebook: Any) -> str:
-    """Return what decides a notebook's outputs, as 16 hex digits: its code, and the recorded runs that it names."""
+    """Return what decides a notebook's outputs, as 16 hex digits: its code, and the files that it reads."""
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    names = sorted({name for source in sources for name in RECORD.findall(source)})
+    paths = [RESULTS / name for name in sorted({name for source in sources for name in RECORD.findall(source)})]
+    if any("kernels" in source for source in sources):
+        paths += sorted([*KERNELS.rglob("*.cu"), *KERNELS.rglob("*.cuh"), *KERNELS.glob("results/*.json")])
     found = hashlib.sha256("\0".join(sources).encode("utf-8"))
-    for name in names:
-        path = RESULTS / name
+    for path in paths:
         if path.exists():
-            found.update(name.encode("utf-8") + path.read_bytes())
+            found.update(path.name.encode("utf-8") + path.read_bytes())
     return found.hexdigest()[:16]
 
 

@@ -194,6 +194,16 @@ def test_a_recorded_run_that_changes_makes_stale(tool, written, tmp_path, monkey
     assert tool.is_stale(notebook)
 
 
+def test_a_kernel_that_changes_makes_those_stale_that_show_kernels(tool, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "KERNELS", tmp_path / "kernels")
+    notebooks = {source: read(written(source)) for source in ('show("kernels")', "1 + 1")}
+    for notebook in notebooks.values():
+        notebook.metadata["dcnlab"] = {"digest": tool.digest(notebook)}
+    (tmp_path / "kernels" / "op").mkdir(parents=True)
+    (tmp_path / "kernels" / "op" / "1_naive.cu").write_text("// changed")
+    assert [tool.is_stale(notebook) for notebook in notebooks.values()] == [True, False]
+
+
 def test_a_large_notebook_is_refused(tool, written, monkeypatch, capsys):
     path = written()
     monkeypatch.setattr(tool, "run", lambda notebook, folder: 0.0)
