@@ -19,17 +19,19 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from dcnlab import nn
 from dcnlab.arrays import Array, array_module, as_numpy, require_arrays
 from dcnlab.errors import BackendUnavailable
+from dcnlab.launch.threads import limit_blas, num_threads
 
 BUCKET_BYTES = 4 * 2**20  # of one message: its start costs little beside it, and the copy in it little memory
 SUMMED = ("float32", "float64", "int64")
 # How launchers tell a process that it is one of several: MPICH, Intel MPI and srun --mpi=pmi2; Open MPI; MVAPICH.
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")  # of one machine
 STARTED = (*SIZES, "PMI_RANK", "PMIX_RANK")
 INSTALL = "pip install 'dcnlab[mpi]'"
 PATIENCE = 0.5  # seconds that rank 0 has to report first a failure which all ranks have in common
@@ -196,6 +198,25 @@ def current_world(environment: Mapping[str, str] = os.environ) -> World:
             f"libraries; run: {INSTALL}, and start with the mpiexec beside {sys.executable}"
         )
     return world if world.size > 1 else ALONE
+
+
+def share_processors(world: World, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let each process of a machine compute with its part of the processors; without this, each would with all.
+
+    DCNLAB_NUM_THREADS is set accordingly, unless it is set.
+
+    Parameters
+    ----------
+    world : World
+    environment : mapping, optional
+        Holds the number of processes on this machine, where the launcher says so; else all are taken to be here.
+    """
+    if world.size == 1 or environment.get("DCNLAB_NUM_THREADS"):
+        return
+    told = [int(environment[name]) for name in LOCAL_SIZES if environment.get(name, "").isdecimal()]
+    here = max(told[0] if told else world.size, 1)
+    environment["DCNLAB_NUM_THREADS"] = str(max(num_threads() // here, 1))
+    limit_blas()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from dcnlab.backends import fastest
 from dcnlab.checkpoints.save import replacing, save_checkpoint
 from dcnlab.pages import writable_folder
 from dcnlab.train.data import LabelledImages, describe, load_images, split
-from dcnlab.train.distributed import World, current_world, ending_together
+from dcnlab.train.distributed import World, current_world, ending_together, share_processors
 from dcnlab.train.divergence import Diverged
 from dcnlab.train.history import History, draw_curves
 from dcnlab.train.loop import TEST_SEED, Row, Trainer
@@ -46,6 +46,7 @@ def train(settings: Settings, out: str | os.PathLike[str]) -> int:
         In one line, when the settings, the data or the folder do not serve.
     """
     world = current_world()
+    share_processors(world)
     with ending_together(world):
         folder = writable_folder(out)
         if (folder / SETTINGS).exists():
@@ -62,6 +63,7 @@ def train(settings: Settings, out: str | os.PathLike[str]) -> int:
 def resume(out: str | os.PathLike[str]) -> int:
     """Go on with the run in a folder, from its last saved state; the result is bit by bit that of an unbroken run."""
     world = current_world()
+    share_processors(world)
     with ending_together(world):
         folder = Path(out)
         path = folder / SETTINGS
