@@ -34,7 +34,7 @@ SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")  # of one machine
 STARTED = (*SIZES, "PMI_RANK", "PMIX_RANK")
 INSTALL = "pip install 'dcnlab[mpi]'"
-PATIENCE = 0.5  # seconds that rank 0 has to report first a failure which all ranks have in common
+PATIENCE = 2.0  # seconds that rank 0 has to report first a failure which all ranks have in common
 
 # -- worlds --------------------------------------------------------------------------------------------------------
 

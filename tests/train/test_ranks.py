@@ -33,8 +33,10 @@ def test_two_ranks_and_one_agree(tmp_path, run_ranks):
 
 
 @pytest.mark.slow
-def test_ranks_that_cannot_begin_say_why_once(tmp_path, run_ranks):
+def test_ranks_that_cannot_begin_say_why(tmp_path, run_ranks):
     train = ["-m", "dcnlab", "train", tmp_path / "nothing.npz", "--out", tmp_path / "run"]
     status, _, err, _ = run_ranks(*train)
     assert status != 0
-    assert err.count("nothing.npz") == 1
+    said = [line for line in err.splitlines() if "nothing.npz" in line]
+    assert 1 <= len(said) <= 2, "the first speaks for all, unless it is held up longer than the others wait"
+    assert all(line.startswith("dcnlab train: rank ") for line in said)
