@@ -91,11 +91,7 @@ EXERCISE = Exercise(
         locate=locate,
         mistakes=(
             faulty.SWAPPED,
-            faulty.CLAMPED,
-            faulty.WRAPPED,
-            faulty.DROPPED,
-            faulty.FENCED,
-            faulty.TRUNCATED,
+            *faulty.BETWEEN_PIXELS,
             faulty.MIRRORED,
             faulty.NEAREST,
         ),

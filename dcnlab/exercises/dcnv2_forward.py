@@ -84,11 +84,7 @@ MISTAKES = (
         "The kernel is flipped. Convolution in neural networks is a correlation: weight[:, :, j, i] belongs to row j "
         "and column i.",
     ),
-    faulty.CLAMPED,
-    faulty.WRAPPED,
-    faulty.DROPPED,
-    faulty.FENCED,
-    faulty.TRUNCATED,
+    *faulty.BETWEEN_PIXELS,
     faulty.NEAREST,
 )
 

@@ -49,6 +49,9 @@ MIRRORED = Mistake(
 )
 NEAREST = Mistake("nearest", "You read the nearest pixel. Bilinear sampling blends the four around the position.")
 
+# What goes wrong wherever samples lie between pixels and across the border, in the order in which it is tried.
+BETWEEN_PIXELS = (CLAMPED, WRAPPED, DROPPED, FENCED, TRUNCATED)
+
 # -- mistakes in the slopes --------------------------------------------------------------------------------------
 
 LEFT = Mistake(

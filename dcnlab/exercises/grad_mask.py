@@ -57,11 +57,7 @@ MISTAKES = (
     Mistake("mean", "You take the mean over the channels of the group. The chain rule sums."),
     Mistake("no_grad", "grad_output is not used: every sample is multiplied by what arrives at its output channel."),
     faulty.SWAPPED,
-    faulty.CLAMPED,
-    faulty.WRAPPED,
-    faulty.DROPPED,
-    faulty.FENCED,
-    faulty.TRUNCATED,
+    *faulty.BETWEEN_PIXELS,
     faulty.NEAREST,
 )
 

@@ -52,11 +52,7 @@ MISTAKES = (
     faulty.ALL_CHANNELS,
     faulty.INTERLEAVED,
     faulty.SWAPPED,
-    faulty.CLAMPED,
-    faulty.WRAPPED,
-    faulty.DROPPED,
-    faulty.FENCED,
-    faulty.TRUNCATED,
+    *faulty.BETWEEN_PIXELS,
     faulty.MIRRORED,
     faulty.NEAREST,
 )

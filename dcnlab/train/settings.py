@@ -66,7 +66,7 @@ class Settings:
     rotate: float = _setting(25.0, "images are turned by up to this many degrees either way", least=0.0)
     smallest: float = _setting(0.7, "least factor of size that images are drawn with", above=0.0)
     largest: float = _setting(1.2, "largest factor of size", above=0.0)
-    seed: int = _setting(0, "of weights, order, augmentation and drop path", least=0)
+    seed: int = _setting(0, "of weights, order, augmentation and drop path", least=0, below=2**63)
     save_every: int = _setting(0, "steps between two saved states; 0: once an epoch", least=0)
     dtype: str = _setting("float32", "of the arithmetic", choices=FLOAT_TYPES)
     backend: str = _setting("auto", "auto: cpu where a compiler is, else numpy", choices=("auto", *BACKENDS))
@@ -118,6 +118,8 @@ def _check(name: str, value: Any, kind: type, limits: Mapping[str, Any]) -> None
         raise ValueError(f"{name} must be one of {', '.join(limits['choices'])}, got {value!r}")
     if "least" in limits and value < limits["least"]:
         raise ValueError(f"{name} must be at least {limits['least']}, got {value!r}")
+    if "below" in limits and value >= limits["below"]:
+        raise ValueError(f"{name} must be less than {limits['below']}, got {value!r}")
     if "above" in limits and value <= limits["above"]:
         raise ValueError(f"{name} must be more than {limits['above']:g}, got {value!r}")
     if "share" in limits and not 0 <= value < 1:

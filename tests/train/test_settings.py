@@ -22,6 +22,7 @@ from dcnlab.train.settings import MODELS, Settings
         ({"modulation": "relu"}, "modulation must be one of softmax, sigmoid, twice_sigmoid, none, got 'relu'"),
         ({"model": "Q"}, "model must be one of digits, T, S, B, L, XL, H, G, got 'Q'"),
         ({"data": 3}, "data must be text, got 3"),
+        ({"seed": 2**63}, "seed must be less than 9223372036854775808, got 9223372036854775808"),
         ({"smallest": 2.0}, "smallest must not exceed largest = 1.2, got 2.0"),
     ],
 )
