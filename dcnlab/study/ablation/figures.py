@@ -75,7 +75,7 @@ def accuracy(record: Record) -> Figure:
     for place, name in enumerate(names):
         runs = by_rate(record, name)[best_rate(record, name)]
         values = accuracies(record, name)
-        _runs(ax, place + _apart(len(runs), 0.18), runs, **_style(record, name))
+        _runs(ax, place + _apart(len(runs), min(0.1, 0.5 / len(runs))), runs, **_style(record, name))
         mean = float(np.mean(values))
         ax.hlines(mean, place - 0.3, place + 0.3, color="0.2", linewidth=2, zorder=2)
         ax.annotate(f"{mean:.1f}", (place + 0.32, mean), va="center", fontsize=10)
